@@ -1,0 +1,1 @@
+"""What ships: emulators, example spectra and recipes; found through importlib.resources."""

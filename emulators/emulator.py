@@ -1,0 +1,342 @@
+"""An emulator: a trained network with the names, limits and history that make it usable.
+
+On disk an emulator is a folder of two files, ``emulator.json`` and
+``weights.safetensors``; the first holds the SHA-256 of the second, checked at every load.
+Neither can carry code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from emulators.files import atomic_write, sha256, write_json
+from emulators.labels import Domain, LabelSet
+from emulators.networks import build, kind_of
+
+FORMAT = "stellarfit-emulator"
+FORMAT_VERSION = 1
+OUTSIDE = ("raise", "warn", "flag")
+
+
+class DomainWarning(UserWarning):
+    """An emulator was asked outside the domain it was trained on.
+
+    Silence it with ``warnings.simplefilter("ignore", emulators.DomainWarning)``, or pass
+    ``outside="flag"`` and look at the flags.
+    """
+
+
+class Emulator:
+    """Labels -> normalised flux at any wavelength of its range.
+
+    Parameters
+    ----------
+    network : nn.Module
+        One of `emulators.networks`.
+    labels : LabelSet
+    domain : Domain
+    pixels : (n_pix,) float64
+        Training pixels, Angstrom.
+    medium : str
+        ``air`` or ``vacuum``.
+    name : str
+    provenance, metrics : dict
+        How it was trained; how well it reproduces held-out spectra.
+
+    Attributes
+    ----------
+    sha256 : str
+        Hash of the weights file; empty until saved or loaded.
+
+    Examples
+    --------
+    >>> import emulators
+    >>> emu = emulators.load("mgb-fgk")                             # doctest: +SKIP
+    >>> flux = emu({"teff": 5772, "logg": 4.44, "vmic": 1.0, "fe_h": 0.0},
+    ...            np.linspace(5160, 5190, 1000))                   # doctest: +SKIP
+    """
+
+    def __init__(
+        self, network: nn.Module, labels: LabelSet, domain: Domain,
+        pixels: NDArray[np.float64], medium: str, *, name: str = "emulator",
+        provenance: dict[str, Any] | None = None, metrics: dict[str, float] | None = None,
+    ) -> None:
+        self.network = network.eval()
+        self.labels, self.domain, self.medium = labels, domain, medium
+        self.pixels = np.asarray(pixels, dtype=np.float64)
+        self.name = name
+        self.provenance = provenance or {}
+        self.metrics = metrics or {}
+        self.sha256 = ""
+
+    @property
+    def wavelength_range(self) -> tuple[float, float]:
+        """First and last wavelength it may be asked for, Angstrom."""
+        return float(self.pixels[0]), float(self.pixels[-1])
+
+    @property
+    def log_step(self) -> float:
+        """Median spacing of the training pixels in ln(wavelength)."""
+        return float(np.median(np.diff(np.log(self.pixels))))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.network.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the weights."""
+        return next(self.network.parameters()).dtype
+
+    @property
+    def identity(self) -> str:
+        """Name and hash of the weights: which emulator gave an answer."""
+        return f"{self.name}@{self.sha256[:12] or 'unsaved'}"
+
+    def to(self, *args: Any) -> Emulator:
+        """Move the network to a device or a precision, in place, as `nn.Module.to`."""
+        self.network.to(*args)
+        return self
+
+    @overload
+    def __call__(
+        self, labels: Tensor | Mapping[str, Any], wavelength: Any, *, outside: str = "raise"
+    ) -> Tensor: ...
+    @overload
+    def __call__(
+        self, labels: Tensor | Mapping[str, Any], wavelength: Any, *, outside: str
+    ) -> tuple[Tensor, Tensor]: ...
+    def __call__(
+        self, labels: Tensor | Mapping[str, Any], wavelength: Any, *, outside: str = "raise"
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Return the normalised flux of stars.
+
+        Parameters
+        ----------
+        labels : (..., n_label) tensor, or mapping of names to numbers or tensors
+            In a mapping, elements that are not mentioned follow ``fe_h`` and ``mg_fe``
+            is understood (:meth:`LabelSet.affine`).
+        wavelength : (n_pix,) tensor or array
+            Angstrom, in the emulator's medium.
+        outside : {"raise", "warn", "flag"}
+            What to do about labels outside the domain.
+
+        Returns
+        -------
+        flux : (..., n_pix) tensor
+            1 at the continuum; differentiable in the labels and the wavelength.
+        inside : (...) bool tensor
+            Only with ``outside="flag"``: whether the labels lie in the domain.
+
+        Raises
+        ------
+        ValueError
+            For an unknown label, labels outside the domain (``outside="raise"``), and
+            wavelengths outside the range.
+        """
+        if outside not in OUTSIDE:
+            raise ValueError(f"unknown outside={outside!r}; valid: {', '.join(OUTSIDE)}")
+        if isinstance(labels, Mapping):
+            labels = self._tensor_of(labels)
+        if labels.shape[-1:] != (len(self.labels),):
+            raise ValueError(
+                f"labels have shape {tuple(labels.shape)}; '{self.name}' expects "
+                f"(..., {len(self.labels)}): {', '.join(self.labels.names[:5])}, ..."
+            )
+        wavelength = torch.as_tensor(wavelength, dtype=torch.float64, device=self.device)
+        self._check_wavelength(wavelength)
+        inside = self._check_domain(labels, outside)
+        rows = labels.reshape(-1, len(self.labels))
+        flux = self.flux(rows, wavelength).reshape(*labels.shape[:-1], -1)
+        return (flux, inside) if outside == "flag" else flux
+
+    def flux(self, labels: Tensor, wavelength: Tensor, *, chunk: int = 4096) -> Tensor:
+        """Return flux (n_spec, n_pix) without asking whether labels or wavelengths are allowed.
+
+        This is the bare function, safe under `torch.func` transforms, for callers that
+        have checked: labels (n_spec, n_label), wavelength (n_pix,) float64.
+        """
+        scaled = self.labels.scale(labels.double()).to(self.dtype)
+        return torch.as_tensor(self.network.evaluate(scaled, wavelength, chunk=chunk))  # type: ignore[operator]
+
+    def _tensor_of(self, labels: Mapping[str, Any]) -> Tensor:
+        matrix, offset = self.labels.affine(list(labels))
+        columns = torch.broadcast_tensors(*(
+            torch.as_tensor(v, dtype=torch.float64, device=self.device)
+            for v in labels.values()
+        ))
+        values = torch.stack(columns, dim=-1)
+        return values @ values.new_tensor(matrix).T + values.new_tensor(offset)
+
+    def _check_wavelength(self, wavelength: Tensor) -> None:
+        low, high = self.wavelength_range
+        tolerance = 1e-3 * self.log_step * low
+        if wavelength.ndim != 1 or len(wavelength) == 0:
+            raise ValueError(f"wavelength must have shape (n_pix,), got {tuple(wavelength.shape)}")
+        first, last = float(wavelength.min()), float(wavelength.max())
+        if not (first >= low - tolerance and last <= high + tolerance):
+            raise ValueError(
+                f"wavelengths run {first:.2f}-{last:.2f} Å, but emulator '{self.name}' covers "
+                f"{low:.2f}-{high:.2f} Å ({self.medium})"
+            )
+
+    def _check_domain(self, labels: Tensor, outside: str) -> Tensor:
+        values = labels.detach().cpu().double().numpy()
+        inside = self.domain.contains(values)
+        if outside != "flag" and not inside.all():
+            message = (
+                f"{np.size(inside) - np.count_nonzero(inside)} of {np.size(inside)} label vectors "
+                f"lie outside the domain of '{self.name}': "
+                + self.domain.describe_excess(values, self.labels.names)
+            )
+            if outside == "raise":
+                raise ValueError(f"{message}; pass outside='warn' or 'flag' to go on")
+            warnings.warn(message, DomainWarning, stacklevel=3)
+        return torch.as_tensor(inside)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the emulator to a folder, each file whole or not at all; return the folder."""
+        folder = Path(folder)
+        weights = folder / "weights.safetensors"
+        tensors = {k: v.detach().cpu().contiguous() for k, v in self.network.state_dict().items()}
+        tensors["pixels"] = torch.as_tensor(self.pixels)
+        with atomic_write(weights) as temporary:
+            save_file(tensors, temporary)
+        self.sha256 = sha256(weights)
+        write_json(folder / "emulator.json", {
+            "format": FORMAT, "format_version": FORMAT_VERSION, "name": self.name,
+            "weights": {"file": weights.name, "sha256": self.sha256},
+            "network": {"kind": kind_of(self.network), "options": self.network.config},
+            "labels": self.labels.to_dict(), "domain": self.domain.to_dict(),
+            "wavelength": {"low": self.wavelength_range[0], "high": self.wavelength_range[1],
+                           "unit": "Angstrom", "medium": self.medium,
+                           "n_pixel": len(self.pixels), "log_step": self.log_step},
+            "metrics": self.metrics, "provenance": self.provenance,
+        })
+        return folder
+
+    def __repr__(self) -> str:
+        low, high = self.wavelength_range
+        mae = f", MAE {self.metrics['mae']:.4f}" if "mae" in self.metrics else ""
+        return (
+            f"<Emulator {self.identity}: {kind_of(self.network)}, {low:.1f}-{high:.1f} Å "
+            f"{self.medium}, {len(self.labels)} labels{mae}>"
+        )
+
+
+def load(
+    name: str | Path, *, device: str | torch.device = "cpu", interpolate: bool = False
+) -> Emulator:
+    """Load an emulator by the name of one that ships, or by its folder.
+
+    Parameters
+    ----------
+    name : str or Path
+        One of :func:`available`, or the folder written by :meth:`Emulator.save`.
+    device : str or torch.device
+    interpolate : bool
+        Let a network that knows only its training pixels interpolate between them.
+
+    Raises
+    ------
+    FileNotFoundError
+        When nothing of this name exists; the message lists what ships.
+    ValueError
+        When the folder is not an emulator, or its weights are not those it was saved with.
+    """
+    folder = _folder_of(name)
+    state = _read_description(folder)
+    tensors = _read_weights(folder, state)
+    try:
+        pixels = tensors.pop("pixels")
+        labels = LabelSet.from_dict(state["labels"])
+        network = build(state["network"]["kind"], len(labels), pixels,
+                        **state["network"]["options"])
+        network.load_state_dict(tensors)
+        if interpolate:
+            network.interpolate = True  # type: ignore[assignment]
+        emulator = Emulator(
+            network, labels, Domain.from_dict(state["domain"]), pixels.numpy(),
+            state["wavelength"]["medium"], name=state["name"],
+            provenance=state["provenance"], metrics=state["metrics"],
+        )
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise ValueError(f"'{folder}' does not hold a usable emulator: {error}") from error
+    emulator.sha256 = state["weights"]["sha256"]
+    return emulator.to(device)
+
+
+def shipped() -> Path:
+    """Return the folder of the emulators that come with the package."""
+    return Path(str(resources.files("emulators.data"))) / "emulators"
+
+
+def available() -> list[str]:
+    """Return the names of the emulators that come with the package."""
+    return sorted(p.parent.name for p in shipped().glob("*/emulator.json"))
+
+
+def _folder_of(name: str | Path) -> Path:
+    for folder in (Path(name), shipped() / name):
+        if (folder / "emulator.json").is_file():
+            return folder
+    raise FileNotFoundError(
+        f"no emulator '{name}': neither a folder with an emulator.json nor one that ships "
+        f"({', '.join(available()) or 'none'})"
+    )
+
+
+def _read_description(folder: Path) -> dict[str, Any]:
+    try:
+        state = json.loads((folder / "emulator.json").read_text())
+    except ValueError as error:
+        raise ValueError(f"'{folder}/emulator.json' is not JSON: {error}") from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise ValueError(f"'{folder}/emulator.json' does not describe a {FORMAT}")
+    if state.get("format_version") != FORMAT_VERSION:
+        raise ValueError(
+            f"'{folder}' has format version {state.get('format_version')}, this release "
+            f"reads {FORMAT_VERSION}"
+        )
+    return state
+
+
+def _read_weights(folder: Path, state: dict[str, Any]) -> dict[str, Tensor]:
+    """Read the weights once, and use only bytes that have the promised hash."""
+    try:
+        name, expected = state["weights"]["file"], state["weights"]["sha256"]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"'{folder}/emulator.json' names no weights file") from error
+    if not isinstance(name, str) or Path(name).name != name or name in ("", ".", ".."):
+        raise ValueError(
+            f"'{folder}/emulator.json' names the weights file {name!r}; it must lie in the "
+            f"folder itself"
+        )
+    path = folder / name
+    if not path.is_file():
+        raise ValueError(f"'{path}' is missing: the emulator is incomplete")
+    content = path.read_bytes()
+    if (found := hashlib.sha256(content).hexdigest()) != expected:
+        raise ValueError(
+            f"'{path}' is damaged: its SHA-256 is {found[:12]}..., but emulator.json says "
+            f"{str(expected)[:12]}...; fetch the emulator again"
+        )
+    try:
+        return dict(load_tensors(content))
+    except SafetensorError as error:
+        raise ValueError(f"'{path}' is not a safetensors file: {error}") from error

@@ -1,0 +1,199 @@
+"""Training grids: synthetic spectra and their labels in one HDF5 file.
+
+A grid is read lazily.  One that fits the memory budget is kept in memory as it is stored
+(uint16 for most); a larger one is read row by row as it is asked for, so that a million
+spectra can train a network on a laptop.
+
+::
+
+    /wavelength  (n_pix,) float64, attrs: unit='Angstrom', medium='air'|'vacuum'
+    /flux        (n_spec, n_pix) uint16, attrs: scale, offset -> flux = offset + scale*value,
+                 or float32 without them
+    /labels      (n_spec, n_label) float32, attrs: names, units
+    /domain/A, /domain/b   the polytope the labels were drawn from (optional)
+    /split       (n_spec,) uint8, 0 train, 1 validation (optional)
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from emulators.files import sha256
+from emulators.labels import Domain, LabelSet
+
+SPLITS = {"train": 0, "validation": 1}
+
+
+class Grid:
+    """A grid of normalised synthetic spectra.
+
+    Parameters
+    ----------
+    path : str or Path
+        The HDF5 file.
+    memory : float
+        Grids whose stored fluxes take up to this many bytes are kept in memory; larger
+        ones are read from disk at each call.
+
+    Attributes
+    ----------
+    wavelength : (n_pix,) float64
+        Angstrom, increasing, in `medium`.
+    medium : str
+        ``air`` or ``vacuum``.
+    labels : (n_spec, n_label) float64
+    label_set : LabelSet
+        Its scale spans the labels in the file.
+    domain : Domain
+        As stored; the box around the labels where the file has none.
+    split : (n_spec,) uint8
+        0 for training, 1 for validation.
+
+    Raises
+    ------
+    ValueError
+        When the file is not a grid, with what is missing or inconsistent.
+    FileNotFoundError
+        When there is no such file.
+
+    Examples
+    --------
+    >>> grid = Grid("mgb-fgk.h5")                                    # doctest: +SKIP
+    >>> flux = grid.flux(grid.rows("validation")[:8])                # doctest: +SKIP
+    """
+
+    def __init__(self, path: str | Path, *, memory: float = 2e9) -> None:
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise FileNotFoundError(f"no grid at '{self.path}'")
+        try:
+            self._file = h5py.File(self.path, "r")
+        except OSError as error:
+            raise ValueError(f"'{self.path}' is not an HDF5 file: {error}") from error
+        self._check_datasets()
+        flux = self._file["flux"]
+        self.n_spec, self.n_pix = flux.shape
+        self._offset = float(flux.attrs.get("offset", 0.0))
+        self._scale = float(flux.attrs.get("scale", 1.0))
+        self._cache: NDArray[Any] | None = None
+        self._fits = flux.size * flux.dtype.itemsize <= memory
+
+        self.wavelength: NDArray[np.float64] = self._file["wavelength"][:].astype(np.float64)
+        self.medium = str(self._file["wavelength"].attrs["medium"])
+        self.labels: NDArray[np.float64] = self._file["labels"][:].astype(np.float64)
+        self.label_set = self._read_label_set()
+        self.domain = self._read_domain()
+        self.split: NDArray[np.uint8] = (
+            self._file["split"][:] if "split" in self._file
+            else np.zeros(self.n_spec, dtype=np.uint8)
+        )
+        self._check_values()
+
+    def _check_datasets(self) -> None:
+        missing = [n for n in ("wavelength", "flux", "labels") if n not in self._file]
+        if missing:
+            raise ValueError(
+                f"'{self.path}' is not a grid: it has no /{', /'.join(missing)}; "
+                f"see emulators.grid for the layout"
+            )
+        unit = self._file["wavelength"].attrs.get("unit", "Angstrom")
+        if unit not in ("Angstrom", "AA"):
+            raise ValueError(f"'{self.path}' has wavelengths in {unit}, expected Angstrom")
+        medium = self._file["wavelength"].attrs.get("medium")
+        if medium not in ("air", "vacuum"):
+            raise ValueError(
+                f"'{self.path}' does not say whether its wavelengths are air or vacuum: set "
+                f"the attribute 'medium' of /wavelength (got {medium!r})"
+            )
+
+    def _check_values(self) -> None:
+        shapes = self._file["flux"].shape, self.wavelength.shape, self.labels.shape
+        if shapes[0][1:] != shapes[1] or shapes[2][0] != shapes[0][0]:
+            raise ValueError(
+                f"'{self.path}': flux {shapes[0]}, wavelength {shapes[1]} and labels "
+                f"{shapes[2]} do not belong together"
+            )
+        if not (np.diff(self.wavelength) > 0).all():
+            raise ValueError(f"'{self.path}': wavelengths must increase")
+        if not np.isfinite(self.labels).all():
+            raise ValueError(f"'{self.path}': some labels are not finite")
+        if self.split.shape != (self.n_spec,):
+            raise ValueError(f"'{self.path}': /split has shape {self.split.shape}")
+
+    def _read_label_set(self) -> LabelSet:
+        attrs = self._file["labels"].attrs
+        if "names" not in attrs:
+            raise ValueError(f"'{self.path}': /labels has no attribute 'names'")
+        names = tuple(_as_text(n) for n in attrs["names"])
+        if len(names) != self.labels.shape[1]:
+            raise ValueError(
+                f"'{self.path}': {len(names)} label names for {self.labels.shape[1]} columns"
+            )
+        units = tuple(_as_text(u) for u in attrs.get("units", [""] * len(names)))
+        low, high = self.labels.min(axis=0), self.labels.max(axis=0)
+        return LabelSet(names, units, tuple(low.tolist()), tuple(high.tolist()))
+
+    def _read_domain(self) -> Domain:
+        if "domain/A" in self._file:
+            return Domain(self._file["domain/A"][:].astype(float),
+                          self._file["domain/b"][:].astype(float))
+        return Domain.box(self.labels.min(axis=0), self.labels.max(axis=0))
+
+    def rows(self, split: str) -> NDArray[np.int64]:
+        """Return the row numbers of a split, ``train`` or ``validation``."""
+        if split not in SPLITS:
+            raise ValueError(f"unknown split {split!r}; valid: {', '.join(SPLITS)}")
+        return np.flatnonzero(self.split == SPLITS[split])
+
+    def flux(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the normalised fluxes of some rows, shape (len(rows), n_pix).
+
+        Only these rows (or the HDF5 chunks that hold them) are in memory at once,
+        unless the whole grid fits the memory budget.
+        """
+        stored = self._stored(np.asarray(rows))
+        return np.float32(self._offset) + np.float32(self._scale) * stored.astype(np.float32)
+
+    def _stored(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        if self._fits:
+            if self._cache is None:
+                self._cache = self._file["flux"][:]
+            return self._cache[rows]
+        # HDF5 wants each row once and in increasing order.
+        unique, inverse = np.unique(rows, return_inverse=True)
+        return np.asarray(self._file["flux"][unique])[inverse]
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What the file says about its origin, with the SHA-256 of the file itself."""
+        text = _as_text(self._file.attrs.get("provenance", "{}"))
+        return {"grid": self.path.name, "sha256": sha256(self.path),
+                "n_train": int(len(self.rows("train"))), "made_by": json.loads(text)}
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def __enter__(self) -> Grid:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        low, high = self.wavelength[[0, -1]]
+        return (
+            f"<Grid '{self.path.name}': {self.n_spec} spectra ({len(self.rows('train'))} train), "
+            f"{self.n_pix} pixels, {low:.1f}-{high:.1f} Å {self.medium}, "
+            f"{len(self.label_set)} labels>"
+        )
+
+
+def _as_text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)

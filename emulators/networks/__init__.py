@@ -1,0 +1,53 @@
+"""The architectures, one per file, behind one Protocol."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from emulators.networks.mlp import MLP
+from emulators.networks.transformer import Transformer
+
+
+class Network(Protocol):
+    """What an architecture offers to training and to :class:`emulators.Emulator`.
+
+    It is an `nn.Module` whose constructor takes the number of labels, the training pixels
+    and its own options; labels reach it scaled, wavelengths in float64 Angstrom.
+    """
+
+    #: whether it must be trained on whole spectra
+    all_pixels: bool
+    #: the options that rebuild it
+    config: dict[str, Any]
+
+    def __call__(self, labels: Tensor, wavelength: Tensor) -> Tensor:
+        """Return flux (n_spec, n_pix)."""
+
+    def evaluate(self, labels: Tensor, wavelength: Tensor, *, chunk: int) -> Tensor:
+        """Return the same in bounded memory: at most about `chunk` fluxes at a time."""
+
+
+NETWORKS: dict[str, type[nn.Module]] = {"transformer": Transformer, "mlp": MLP}
+
+
+def build(kind: str, n_label: int, wavelength: Tensor, **options: Any) -> nn.Module:
+    """Return an untrained network of a kind named in ``NETWORKS``.
+
+    Raises
+    ------
+    ValueError
+        For an unknown kind or option, listing the valid kinds.
+    """
+    if kind not in NETWORKS:
+        raise ValueError(f"unknown network {kind!r}; valid: {', '.join(NETWORKS)}")
+    try:
+        return NETWORKS[kind](n_label, wavelength, **options)
+    except TypeError as error:
+        raise ValueError(f"{kind}: {error}") from error
+
+
+def kind_of(network: nn.Module) -> str:
+    """Return the name of a network's architecture in ``NETWORKS``."""
+    return next(kind for kind, cls in NETWORKS.items() if type(network) is cls)

@@ -1,12 +1,29 @@
 """Emulators of synthetic stellar spectra: labels in, normalised flux at any wavelength out."""
 
-from emulators.emulator import DomainWarning, Emulator, available, load
-from emulators.grid import Grid
-from emulators.labels import Domain, LabelSet
-from emulators.metrics import evaluate
-from emulators.training import Recipe, train
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from emulators.emulator import DomainWarning, Emulator, available, load
+    from emulators.grid import Grid
+    from emulators.labels import Domain, LabelSet
+    from emulators.metrics import evaluate
+    from emulators.training import Recipe, train
 
 __all__ = [
     "Domain", "DomainWarning", "Emulator", "Grid", "LabelSet", "Recipe",
     "available", "evaluate", "load", "train",
 ]
+
+_HOME = {
+    "Domain": "labels", "DomainWarning": "emulator", "Emulator": "emulator", "Grid": "grid",
+    "LabelSet": "labels", "Recipe": "training", "available": "emulator",
+    "evaluate": "metrics", "load": "emulator", "train": "training",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: torch takes seconds, and `emulators --help` must not wait for it."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'emulators' has no attribute {name!r}")
+    return getattr(import_module(f"emulators.{_HOME[name]}"), name)

@@ -13,14 +13,14 @@ import warnings
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
-from safetensors.torch import save_file
+from safetensors.torch import save as dump_tensors
 from torch import Tensor, nn
 
 from emulators.files import atomic_write, sha256, write_json
@@ -115,11 +115,12 @@ class Emulator:
 
     @overload
     def __call__(
-        self, labels: Tensor | Mapping[str, Any], wavelength: Any, *, outside: str = "raise"
+        self, labels: Tensor | Mapping[str, Any], wavelength: Any, *,
+        outside: Literal["raise", "warn"] = "raise",
     ) -> Tensor: ...
     @overload
     def __call__(
-        self, labels: Tensor | Mapping[str, Any], wavelength: Any, *, outside: str
+        self, labels: Tensor | Mapping[str, Any], wavelength: Any, *, outside: Literal["flag"]
     ) -> tuple[Tensor, Tensor]: ...
     def __call__(
         self, labels: Tensor | Mapping[str, Any], wavelength: Any, *, outside: str = "raise"
@@ -176,7 +177,7 @@ class Emulator:
 
     def _tensor_of(self, labels: Mapping[str, Any]) -> Tensor:
         matrix, offset = self.labels.affine(list(labels))
-        columns = torch.broadcast_tensors(*(
+        columns = torch.broadcast_tensors(*(  # type: ignore[no-untyped-call]
             torch.as_tensor(v, dtype=torch.float64, device=self.device)
             for v in labels.values()
         ))
@@ -216,7 +217,8 @@ class Emulator:
         tensors = {k: v.detach().cpu().contiguous() for k, v in self.network.state_dict().items()}
         tensors["pixels"] = torch.as_tensor(self.pixels)
         with atomic_write(weights) as temporary:
-            save_file(tensors, temporary)
+            # safetensors' own writer would make the file readable by its owner only
+            temporary.write_bytes(dump_tensors(tensors))
         self.sha256 = sha256(weights)
         write_json(folder / "emulator.json", {
             "format": FORMAT, "format_version": FORMAT_VERSION, "name": self.name,
@@ -275,7 +277,7 @@ def load(
             state["wavelength"]["medium"], name=state["name"],
             provenance=state["provenance"], metrics=state["metrics"],
         )
-    except (KeyError, TypeError, RuntimeError) as error:
+    except (LookupError, TypeError, AttributeError, RuntimeError) as error:
         raise ValueError(f"'{folder}' does not hold a usable emulator: {error}") from error
     emulator.sha256 = state["weights"]["sha256"]
     return emulator.to(device)

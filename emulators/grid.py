@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import h5py
 import numpy as np
@@ -28,6 +28,7 @@ from emulators.files import sha256
 from emulators.labels import Domain, LabelSet
 
 SPLITS = {"train": 0, "validation": 1}
+DIMENSIONS = {"wavelength": 1, "flux": 2, "labels": 2}
 
 
 class Grid:
@@ -85,7 +86,7 @@ class Grid:
         self._fits = flux.size * flux.dtype.itemsize <= memory
 
         self.wavelength: NDArray[np.float64] = self._file["wavelength"][:].astype(np.float64)
-        self.medium = str(self._file["wavelength"].attrs["medium"])
+        self.medium = _as_text(self._file["wavelength"].attrs["medium"])
         self.labels: NDArray[np.float64] = self._file["labels"][:].astype(np.float64)
         self.label_set = self._read_label_set()
         self.domain = self._read_domain()
@@ -96,16 +97,20 @@ class Grid:
         self._check_values()
 
     def _check_datasets(self) -> None:
-        missing = [n for n in ("wavelength", "flux", "labels") if n not in self._file]
+        missing = [n for n in DIMENSIONS if not isinstance(self._file.get(n), h5py.Dataset)]
         if missing:
             raise ValueError(
                 f"'{self.path}' is not a grid: it has no /{', /'.join(missing)}; "
                 f"see emulators.grid for the layout"
             )
-        unit = self._file["wavelength"].attrs.get("unit", "Angstrom")
+        for name, n_axis in DIMENSIONS.items():
+            shape = self._file[name].shape
+            if len(shape) != n_axis or 0 in shape:
+                raise ValueError(f"'{self.path}': /{name} has shape {shape}, expected {n_axis}-d")
+        unit = _as_text(self._file["wavelength"].attrs.get("unit", "Angstrom"))
         if unit not in ("Angstrom", "AA"):
             raise ValueError(f"'{self.path}' has wavelengths in {unit}, expected Angstrom")
-        medium = self._file["wavelength"].attrs.get("medium")
+        medium = _as_text(self._file["wavelength"].attrs.get("medium", ""))
         if medium not in ("air", "vacuum"):
             raise ValueError(
                 f"'{self.path}' does not say whether its wavelengths are air or vacuum: set "
@@ -125,6 +130,11 @@ class Grid:
             raise ValueError(f"'{self.path}': some labels are not finite")
         if self.split.shape != (self.n_spec,):
             raise ValueError(f"'{self.path}': /split has shape {self.split.shape}")
+        if self.domain.A.shape[1] != self.labels.shape[1]:
+            raise ValueError(
+                f"'{self.path}': the domain limits {self.domain.A.shape[1]} labels, but there "
+                f"are {self.labels.shape[1]}"
+            )
 
     def _read_label_set(self) -> LabelSet:
         attrs = self._file["labels"].attrs
@@ -174,13 +184,13 @@ class Grid:
         """What the file says about its origin, with the SHA-256 of the file itself."""
         text = _as_text(self._file.attrs.get("provenance", "{}"))
         return {"grid": self.path.name, "sha256": sha256(self.path),
-                "n_train": int(len(self.rows("train"))), "made_by": json.loads(text)}
+                "n_train": len(self.rows("train")), "made_by": json.loads(text)}
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
 
-    def __enter__(self) -> Grid:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

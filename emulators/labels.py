@@ -243,15 +243,13 @@ class Domain:
         labels = np.atleast_2d(labels)
         excess = np.where(np.isnan(e := self.excess(labels)), np.inf, e)
         # Compare faces by the width they span, not by units: 1 K is not 1 dex.
-        star, face = np.unravel_index(np.argmax(excess / (np.abs(self.b) + 1.0)), excess.shape)
-        terms = [
-            f"{coefficient:+.4g} {names[i]}".replace("+1 ", "").replace("-1 ", "-")
-            for i, coefficient in enumerate(self.A[face]) if coefficient
-        ]
-        values = ", ".join(
-            f"{names[i]} = {labels[star, i]:g}" for i in np.flatnonzero(self.A[face])
-        )
-        return f"{values}, but {' '.join(terms)} must be at most {self.b[face]:g}"
+        worst = np.argmax(excess / (np.abs(self.b) + 1.0))
+        star, face = np.unravel_index(worst, excess.shape)
+        columns = np.flatnonzero(self.A[face]).tolist()
+        terms = " ".join(_term(self.A[face, i], names[i]) for i in columns)
+        terms = terms.removeprefix("+ ")
+        values = ", ".join(f"{names[i]} = {labels[star, i]:g}" for i in columns)
+        return f"{values}, but {terms} must be at most {self.b[face]:g}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able description: per face, its non-zero coefficients by column."""
@@ -269,3 +267,9 @@ class Domain:
         for row, face in zip(A, state["faces"], strict=True):
             row[face["columns"]] = face["values"]
         return cls(A, np.array([face["limit"] for face in state["faces"]], dtype=float))
+
+
+def _term(coefficient: float, name: str) -> str:
+    """Return one term of a sum as text, such as ``+ logg`` or ``- 0.5 teff``."""
+    size = "" if abs(coefficient) == 1 else f"{abs(coefficient):.4g} "
+    return f"{'-' if coefficient < 0 else '+'} {size}{name}"

@@ -41,18 +41,65 @@ def flux_metrics(emulated: NDArray[np.floating], true: NDArray[np.floating]) -> 
     >>> round(m["mae"], 3), round(m["maxae"], 3)
     (0.05, 0.1)
     """
-    error = np.abs(np.asarray(emulated, dtype=np.float64) - true)
-    if error.ndim != 2 or error.size == 0:
-        raise ValueError(f"fluxes must have shape (n_spec, n_pix), got {error.shape}")
-    quantile = np.quantile(error, 0.95)
-    return {
-        "mse": float(np.mean(error**2)),
-        "mae": float(np.mean(error)),
-        "maxae": float(np.mean(error.max(axis=1))),
-        "mare": float(np.mean(error / np.maximum(true, 0.01))),
-        "qae95": float(quantile),
-        "qmae95": float(np.mean(error[error >= quantile])),
-    }
+    if emulated.shape != true.shape or true.ndim != 2 or true.size == 0:
+        raise ValueError(
+            f"fluxes must both have shape (n_spec, n_pix), got {emulated.shape} and {true.shape}"
+        )
+    tally = _Tally(true.size)
+    tally.add(emulated, true)
+    return tally.metrics()
+
+
+class _Tally:
+    """The six measures of a stream of spectra, exact and without keeping the spectra.
+
+    Sums make four of them; the other two need only the largest 5 % of the errors.
+
+    Parameters
+    ----------
+    size : int
+        Number of fluxes that will come.
+    """
+
+    def __init__(self, size: int) -> None:
+        # np.quantile interpolates between the order statistics on both sides of this place
+        place = 0.95 * (size - 1)
+        self.fraction = place % 1.0
+        self.count = size - int(place)
+        self.size, self.spectra = size, 0
+        self.sums = dict.fromkeys(("mse", "mae", "maxae", "mare"), 0.0)
+        self.largest: NDArray[np.float64] = np.empty(0)
+        self.parts: list[NDArray[np.float64]] = []
+
+    def add(self, emulated: NDArray[np.floating], true: NDArray[np.floating]) -> None:
+        """Count some spectra, each (n, n_pix)."""
+        error = np.abs(np.asarray(emulated, dtype=np.float64) - true)
+        self.spectra += len(error)
+        self.sums["mse"] += float(np.sum(error**2))
+        self.sums["mae"] += float(np.sum(error))
+        self.sums["maxae"] += float(np.sum(error.max(axis=1)))
+        self.sums["mare"] += float(np.sum(error / np.maximum(true, 0.01)))
+        full = len(self.largest) == self.count
+        self.parts.append(error[error > self.largest[0]] if full else error.ravel())
+        if sum(map(len, self.parts)) > self.count:
+            self._prune()
+
+    def _prune(self) -> None:
+        """Keep the largest errors, the least of them first."""
+        together = np.concatenate([self.largest, *self.parts])
+        start = max(len(together) - self.count, 0)
+        self.largest, self.parts = np.partition(together, start)[start:].copy(), []
+
+    def metrics(self) -> dict[str, float]:
+        """Return the measures of all that was counted."""
+        self._prune()
+        largest = np.sort(self.largest)
+        quantile = largest[0] + self.fraction * (largest[min(1, self.count - 1)] - largest[0])
+        means = {
+            k: v / (self.spectra if k == "maxae" else self.size) for k, v in self.sums.items()
+        }
+        return {**means, "qae95": float(quantile),
+                "qmae95": float(np.mean(largest[largest >= quantile]))}
 
 
 def emulate(
@@ -60,7 +107,7 @@ def emulate(
 ) -> NDArray[np.float32]:
     """Return the emulator's fluxes for rows of a grid, (len(rows), n_pix)."""
     wavelength = torch.as_tensor(grid.wavelength, device=emulator.device)
-    order = [grid.label_set.index(n) for n in emulator.labels.names]
+    order = np.array([grid.label_set.index(n) for n in emulator.labels.names])
     parts = []
     with torch.inference_mode():
         for some in np.array_split(rows, max(1, -(-len(rows) // batch))):
@@ -78,7 +125,8 @@ def evaluate(
     ------
     ValueError
         When the grid is in the other medium, reaches beyond the emulator's wavelengths,
-        lacks one of its labels, or has no spectrum in that split.
+        lacks one of its labels, or has no spectrum, or one that is not finite, in that
+        split.
     """
     rows = grid.rows(split)
     if len(rows) == 0:
@@ -88,4 +136,10 @@ def evaluate(
     low, high = emulator.wavelength_range
     if grid.wavelength[0] < low - 1e-6 or grid.wavelength[-1] > high + 1e-6:
         raise ValueError(f"{grid!r} reaches beyond {low:.2f}-{high:.2f} Å of '{emulator.name}'")
-    return flux_metrics(emulate(emulator, grid, rows), grid.flux(rows))
+    tally = _Tally(len(rows) * grid.n_pix)
+    for some in np.array_split(rows, -(-len(rows) // 16)):
+        true = grid.flux(some)
+        if not np.isfinite(true).all():
+            raise ValueError(f"{grid!r} has {split} spectra with fluxes that are not finite")
+        tally.add(emulate(emulator, grid, some), true)
+    return tally.metrics()

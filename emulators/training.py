@@ -30,7 +30,7 @@ from emulators.files import atomic_write, sha256, write_json
 from emulators.grid import Grid
 from emulators.labels import LabelSet, unknown_names
 from emulators.metrics import evaluate
-from emulators.networks import build
+from emulators.networks import build, kind_of
 
 logger = logging.getLogger(__name__)
 
@@ -179,8 +179,6 @@ def _untrained(
     name: str | None, options: dict[str, Any] | None,
 ) -> Emulator:
     """Return the emulator that training will fill in."""
-    from emulators.networks import kind_of
-
     source = _source(init)
     scale = source.labels if source is not None else labels or grid.label_set
     if scale.names != grid.label_set.names:
@@ -192,11 +190,26 @@ def _untrained(
     if source is None:
         module = build(network, len(scale), pixels, **(options or {}))
     else:
-        kind = kind_of(source.network)
-        module = build(kind, len(scale), pixels, **source.network.config)
-        module.load_state_dict(source.network.state_dict())
+        module = _copy_onto(pixels, source, grid)
     return Emulator(module, scale, grid.domain, grid.wavelength, grid.medium,
                     name=name or grid.path.stem)
+
+
+def _copy_onto(pixels: Tensor, source: Emulator, grid: Grid) -> nn.Module:
+    """Return a copy of the network of `source` that knows the pixels of `grid`."""
+    if source.medium != grid.medium:
+        raise ValueError(
+            f"{grid!r} is in {grid.medium}, but init '{source.name}' is in {source.medium}"
+        )
+    options: Any = source.network.config
+    module = build(kind_of(source.network), len(source.labels), pixels, **options)
+    try:
+        module.load_state_dict(source.network.state_dict())
+    except RuntimeError as error:
+        raise ValueError(
+            f"init '{source.name}' cannot start on the {grid.n_pix} pixels of {grid!r}: {error}"
+        ) from error
+    return module
 
 
 def _loop(grid: Grid, run: _Run, start: int, progress: bool) -> None:
@@ -214,13 +227,14 @@ def _loop(grid: Grid, run: _Run, start: int, progress: bool) -> None:
             group["lr"] = recipe.rate(step)
         loss = loss_of(*batch)
         run.optimiser.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(parameters, recipe.clip)
         run.optimiser.step()
         bar.update()
         total, since = total + float(loss.detach()), since + 1
 
         done, last = step + 1, step + 1 == recipe.steps
+        _check_loss(total, done, recipe)  # before anything is kept
         if last or done % recipe.validate_every == 0:
             metrics = evaluate(emulator, grid) if validate else {}
             elapsed = time.perf_counter() - clock
@@ -230,6 +244,14 @@ def _loop(grid: Grid, run: _Run, start: int, progress: bool) -> None:
         if last or done % recipe.checkpoint_every == 0:
             run.checkpoint(done)
     bar.close()
+
+
+def _check_loss(loss: float, step: int, recipe: Recipe) -> None:
+    if not math.isfinite(loss):
+        raise FloatingPointError(
+            f"the loss is {loss} at step {step}: lower learning_rate (now "
+            f"{recipe.learning_rate:g}), or look for bad fluxes in the grid"
+        )
 
 
 def _batches(
@@ -263,7 +285,7 @@ def _loss_function(network: nn.Module, recipe: Recipe) -> Callable[..., Tensor]:
     into the float32 weights; autocast would cast them again at every use.
     """
     def loss(parameters: dict[str, Tensor], labels: Tensor, at: Tensor, flux: Tensor) -> Tensor:
-        emulated = torch.func.functional_call(network, parameters, (labels, at))
+        emulated: Tensor = torch.func.functional_call(network, parameters, (labels, at))
         return ((emulated.float() - flux) ** 2).mean()
 
     compiled = torch.compile(loss) if recipe.compile else loss
@@ -289,6 +311,7 @@ class _Run:
         self.lowest = math.inf
         self.best_state: dict[str, Tensor] = {}
         self.best_metrics: dict[str, float] = {}
+        self.last = ""
 
     def begin(self) -> int:
         """Start a new run; refuse a folder that holds another."""
@@ -299,6 +322,8 @@ class _Run:
                     f"or another folder"
                 )
             self.folder.mkdir(parents=True, exist_ok=True)
+            # of a run that ended before its first checkpoint
+            (self.folder / "log.csv").unlink(missing_ok=True)
         return 0
 
     def restore(self) -> int:
@@ -314,6 +339,12 @@ class _Run:
         if sha256(path) != state["sha256"]:
             raise ValueError(f"'{path}' is damaged; its SHA-256 is not the recorded one")
         tensors = load_file(path)
+        found = {n: t.shape for n, t in tensors.items() if n.startswith("network.")}
+        if found != {f"network.{n}": p.shape for n, p in self.parameters.items()}:
+            raise ValueError(
+                f"'{self.folder}' was begun with another network; resume with the same one"
+            )
+        self.last = path.name
         for name, parameter in self.parameters.items():
             parameter.data.copy_(tensors[f"network.{name}"])
             self.optimiser.state[parameter] = {
@@ -325,6 +356,8 @@ class _Run:
             best = load(self.folder / "best")
             self.lowest, self.best_metrics = state["lowest"], best.metrics
             self.best_state = best.network.state_dict()
+        else:  # nothing to choose by: the newest state is the one to keep
+            self.best_state = self.emulator.network.state_dict()
         self._drop_log_after(state["step"])
         logger.info("resuming '%s' at step %d", self.folder, state["step"])
         return int(state["step"])
@@ -338,7 +371,8 @@ class _Run:
             for key in ("exp_avg", "exp_avg_sq"):
                 tensors[f"{key}.{name}"] = self.optimiser.state[parameter][key].cpu()
         # Two files take turns, so that last.json always names one that is whole.
-        weights = self.folder / f"last-{step // self.recipe.checkpoint_every % 2}.safetensors"
+        self.last = f"last-{int(self.last == 'last-0.safetensors')}.safetensors"
+        weights = self.folder / self.last
         with atomic_write(weights) as temporary:
             save_file(tensors, temporary)
         write_json(self.folder / "last.json", {
@@ -351,11 +385,6 @@ class _Run:
         self, step: int, loss: float, seconds_per_step: float, metrics: dict[str, float]
     ) -> None:
         """Log a validation and keep the state if it is the best so far."""
-        if not math.isfinite(loss):
-            raise FloatingPointError(
-                f"the loss is {loss} at step {step}: lower learning_rate (now "
-                f"{self.recipe.learning_rate:g}), or look for bad fluxes in the grid"
-            )
         row = {"step": step, "rate": self.recipe.rate(step), "loss": loss,
                "seconds_per_step": round(seconds_per_step, 5), **metrics}
         logger.info("%s", row)

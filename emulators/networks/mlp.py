@@ -5,6 +5,8 @@ Ting et al. 2019 (ApJ 879, 69): two hidden layers of 300 neurons, leaky ReLU.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -34,7 +36,7 @@ class MLP(nn.Module):
         super().__init__()
         widths = [n_label] + [hidden] * layers
         hidden_layers: list[nn.Module] = []
-        for i, o in zip(widths[:-1], widths[1:], strict=True):
+        for i, o in pairwise(widths):
             hidden_layers += [nn.Linear(i, o), nn.LeakyReLU(0.01)]
         self.body = nn.Sequential(*hidden_layers, nn.Linear(hidden, len(wavelength)))
         self.config = {"hidden": hidden, "layers": layers}
@@ -51,7 +53,7 @@ class MLP(nn.Module):
             For a wavelength that is not one of the training pixels, unless
             ``interpolate`` is set: then the flux is linear between them.
         """
-        flux = 1.0 - self.body(labels)
+        flux: Tensor = 1.0 - self.body(labels)
         if wavelength.shape == self.wavelength.shape and torch.equal(wavelength, self.wavelength):
             return flux
         right = torch.searchsorted(self.wavelength, wavelength).clamp(1, len(self.wavelength) - 1)
@@ -67,8 +69,8 @@ class MLP(nn.Module):
                 f"interpolate=True to interpolate linearly"
             )
         weight = weight.to(flux.dtype)
-        return torch.as_tensor(flux[..., left] * (1.0 - weight) + flux[..., right] * weight)
+        return flux[..., left] * (1.0 - weight) + flux[..., right] * weight
 
     def evaluate(self, labels: Tensor, wavelength: Tensor, *, chunk: int) -> Tensor:
         """Return what :meth:`forward` returns: one product gives all pixels, none to chunk."""
-        return self(labels, wavelength)
+        return torch.as_tensor(self(labels, wavelength))

@@ -92,22 +92,24 @@ class Block(nn.Module):
     def fold(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Return A (n_spec, dim, heads*tokens), C (n_spec, heads*tokens, dim) of the tokens."""
         width = tokens.shape[-1] // self.heads
-        keys = self.key(tokens).unflatten(-1, (self.heads, width))        # (b, t, h, e)
-        values = self.value(tokens).unflatten(-1, (self.heads, width))
-        query = self.query.weight.unflatten(0, (self.heads, width))       # (h, e, d)
-        output = self.output.weight.unflatten(1, (self.heads, width))     # (d, h, e)
+        split = (self.heads, width)
+        keys = torch.unflatten(self.key(tokens), -1, split)               # (b, t, h, e)
+        values = torch.unflatten(self.value(tokens), -1, split)
+        query = torch.unflatten(self.query.weight, 0, split)              # (h, e, d)
+        output = torch.unflatten(self.output.weight, 1, split)            # (d, h, e)
         A = torch.einsum("hed,bthe->bdht", query, keys) / math.sqrt(width)
         C = torch.einsum("bthe,dhe->bhtd", values, output)
         return A.flatten(2), C.flatten(1, 2)
 
     def attend(self, x: Tensor, A: Tensor, C: Tensor) -> Tensor:
         """Return the attention increment of x (n_spec, n_pix, dim)."""
-        scores = (x @ A).unflatten(-1, (self.heads, -1))
+        scores = torch.unflatten(x @ A, -1, (self.heads, -1))
         return torch.softmax(scores, dim=-1).flatten(-2) @ C
 
     def feedforward(self, x: Tensor) -> Tensor:
         """Return the feed-forward increment of x (n_spec, n_pix, dim)."""
-        return self.down(F.gelu(self.up(x), approximate="tanh"))
+        step: Tensor = self.down(F.gelu(self.up(x), approximate="tanh"))
+        return step
 
 
 class Transformer(nn.Module):
@@ -173,7 +175,7 @@ class Transformer(nn.Module):
     def fold(self, labels: Tensor) -> Folded:
         """Return what each block needs to know of stars with scaled labels (n_spec, n_label)."""
         tokens = self.embed_labels(labels)
-        return [block.fold(tokens) for block in self.blocks]  # type: ignore[operator, misc]
+        return [block.fold(tokens) for block in self.blocks]  # type: ignore[operator]
 
     def query(self, wavelength: Tensor) -> Tensor:
         """Return the query tokens (..., n_pix, dim) of wavelengths (..., n_pix) float64."""
@@ -187,7 +189,8 @@ class Transformer(nn.Module):
         else:
             x = self._prenorm_stream(query, folded)
         # Most pixels are continuum: the network predicts what the lines take away.
-        return 1.0 - self.head(x).squeeze(-1)
+        depth: Tensor = self.head(x).squeeze(-1)
+        return 1.0 - depth
 
     def _residual_stream(self, query: Tensor, folded: Folded) -> Tensor:
         x, d = self.query_norm(query), query
@@ -222,5 +225,5 @@ class Transformer(nn.Module):
         """
         folded = self.fold(labels)
         pixels = max(chunk // len(labels), 64)
-        parts = [self.spectrum(self.query(w), folded) for w in wavelength.split(pixels)]
+        parts = [self.spectrum(self.query(w), folded) for w in torch.split(wavelength, pixels)]
         return torch.cat(parts, dim=-1)

@@ -1,0 +1,186 @@
+"""The command ``emulators``: train, evaluate and list emulators.
+
+Exit code 0 is success, 1 an error that one line on stderr explains, 2 a wrong command line.
+torch is imported inside the commands, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from emulators.emulator import Emulator
+
+FAILURES = (ValueError, FileNotFoundError, PermissionError, FloatingPointError)
+
+
+class _Group(click.Group):
+    """A group whose commands end foreseeable failures with one line."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except FAILURES as error:
+            raise click.ClickException(" ".join(str(error).split())) from error
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="stellarfit", prog_name="emulators")
+def main() -> None:
+    """Train, evaluate and list emulators of synthetic stellar spectra."""
+
+
+def _key_values(
+    ctx: click.Context, parameter: click.Parameter, pairs: tuple[str, ...]
+) -> dict[str, Any]:
+    """Turn KEY=VALUE words into a dict; a value is JSON where it can be, else text."""
+    options = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not key or not equals:
+            raise click.BadParameter(f"{pair!r} is not KEY=VALUE", ctx, parameter)
+        try:
+            options[key] = json.loads(value)
+        except ValueError:
+            options[key] = value
+    return options
+
+
+@main.command()
+@click.argument("grid", type=click.Path(path_type=Path))
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, metavar="DIR",
+              help="Folder of the run; the emulator is written to DIR/best.")
+@click.option("--network", type=click.Choice(["transformer", "mlp"]), default="transformer",
+              show_default=True, help="Architecture; that of --init where it is given.")
+@click.option("--init", metavar="NAME|DIR", help="Fine-tune a copy of this emulator.")
+@click.option("--steps", type=click.IntRange(1), help="Optimiser steps.  [default: 20000]")
+@click.option("--batch", type=click.IntRange(1), help="Spectra per step.  [default: 16]")
+@click.option("--pixels", type=click.IntRange(1),
+              help="Random pixels per spectrum and step.  [default: 256]")
+@click.option("--learning-rate", type=click.FloatRange(0, min_open=True),
+              help="Peak learning rate.  [default: 1e-3]")
+@click.option("--precision", type=click.Choice(["float32", "bf16"]),
+              help="What to compute in.  [default: float32]")
+@click.option("--compile/--no-compile", default=None,
+              help="Use torch.compile; on CPU it needs a C++ compiler.  [default: no]")
+@click.option("--seed", type=int, help="Same seed, same weights.  [default: 0]")
+@click.option("--resume", is_flag=True, help="Go on with the run in DIR, if there is one.")
+@click.option("--option", "options", multiple=True, metavar="KEY=VALUE", callback=_key_values,
+              help="Option of the architecture, such as dim=128; may be repeated.")
+@click.option("--scale-with", type=click.Path(path_type=Path), multiple=True, metavar="GRID",
+              help="Scale the labels to span this grid too; may be repeated.")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: all cores]")
+def train(
+    grid: Path, out: Path, network: str, init: str | None, resume: bool,
+    options: dict[str, Any], scale_with: tuple[Path, ...], threads: int | None, **settings: Any,
+) -> None:
+    """Train an emulator on GRID, an HDF5 file of spectra and their labels.
+
+    The best state on the validation split is kept.  A run that was stopped goes on with
+    --resume and the same options.
+
+    \b
+    Examples:
+      emulators train pretrain.h5 -o runs/base --scale-with target.h5
+      emulators train target.h5 -o runs/target --init runs/base/best --learning-rate 5e-4
+    """
+    import torch
+
+    from emulators import Grid, LabelSet
+    from emulators import train as train_emulator
+
+    if init is not None and (options or scale_with):
+        raise click.UsageError("--init brings its options and scale: drop --option, --scale-with")
+    if threads is not None:
+        torch.set_num_threads(threads)
+    source = Grid(grid)
+    labels = None
+    if scale_with:
+        labels = LabelSet.spanning(source.label_set, *(Grid(g).label_set for g in scale_with))
+    emulator = train_emulator(
+        source, network=network, init=init, out=out, resume=resume, options=options,
+        labels=labels, **{k: v for k, v in settings.items() if v is not None},
+    )
+    click.echo(f"{emulator!r} in {out / 'best'}")
+    if emulator.metrics:
+        click.echo(_table(emulator.metrics))
+
+
+@main.command()
+@click.argument("emulator")
+@click.argument("grid", type=click.Path(path_type=Path))
+@click.option("--split", type=click.Choice(["train", "validation"]), default="validation",
+              show_default=True, help="Which spectra of the grid.")
+@click.option("--json", "as_json", is_flag=True, help="Write JSON.")
+def evaluate(emulator: str, grid: Path, split: str, as_json: bool) -> None:
+    """Compare EMULATOR, a name or a folder, with the spectra of GRID.
+
+    \b
+    Example:
+      emulators evaluate mgb-fgk mgb-fgk.h5
+    """
+    from emulators import Grid, load
+    from emulators import evaluate as evaluate_emulator
+
+    loaded, spectra = load(emulator), Grid(grid)
+    metrics = evaluate_emulator(loaded, spectra, split=split)
+    count = len(spectra.rows(split))
+    if as_json:
+        click.echo(json.dumps({
+            "emulator": loaded.name, "sha256": loaded.sha256, "grid": grid.name,
+            "split": split, "n_spectra": count, "metrics": metrics,
+        }, indent=1))
+        return
+    click.echo(f"{loaded.identity} on {count} {split} spectra of {grid.name}")
+    click.echo(_table(metrics))
+
+
+@main.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Write JSON.")
+def list_emulators(as_json: bool) -> None:
+    """List the emulators that come with the package.
+
+    \b
+    Example:
+      emulators list --json
+    """
+    from emulators import available, load
+
+    rows = [_describe(name, load(name)) for name in available()]
+    if as_json:
+        click.echo(json.dumps(rows, indent=1))
+        return
+    if not rows:
+        click.echo("no emulators come with this installation", err=True)
+    for row in rows:
+        mae = "MAE unknown" if row["mae"] is None else f"MAE {row['mae']:.4f}"
+        low, high = row["range"]
+        click.echo(f"{row['name']:16} {low:.1f}-{high:.1f} Å {row['medium']:6}  {mae}  "
+                   f"{row['bytes'] / 1e6:5.1f} MB  sha256 {row['sha256'][:12]}")
+
+
+def _describe(name: str, emulator: Emulator) -> dict[str, Any]:
+    from emulators.emulator import shipped
+
+    return {
+        "name": name, "range": list(emulator.wavelength_range),
+        "medium": emulator.medium, "mae": emulator.metrics.get("mae"),
+        "bytes": sum(f.stat().st_size for f in (shipped() / name).iterdir()),
+        "sha256": emulator.sha256,
+    }
+
+
+def _table(metrics: dict[str, float]) -> str:
+    from emulators.metrics import DESCRIPTIONS
+
+    return "\n".join(
+        f"  {name:7} {value:10.3e}  {DESCRIPTIONS[name]}" for name, value in metrics.items()
+    )
+
+
+if __name__ == "__main__":
+    main()

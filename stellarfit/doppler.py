@@ -1,0 +1,18 @@
+"""Doppler shift of a spectrum, as an additive shift in ln(wavelength)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+SPEED_OF_LIGHT = 299_792.458  # km/s, exact by definition of the metre
+
+
+def log_shift(velocity: Tensor) -> Tensor:
+    """Return ln(observed / rest wavelength) of a receding velocity in km/s.
+
+    The relativistic formula of purely radial motion,
+    ``lambda_obs / lambda_rest = sqrt((1 + beta) / (1 - beta))``, that is
+    ``ln(...) = artanh(beta)`` (e.g. Wright & Eastman 2014, PASP 126, 838, eq. 1).
+    """
+    return torch.atanh(velocity.double() / SPEED_OF_LIGHT)

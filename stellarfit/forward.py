@@ -1,0 +1,159 @@
+"""The forward model: the emulator and the observing stages, composed.
+
+labels -> flux on a rest-frame grid -> rotation -> Doppler shift, line-spread function and
+pixels.  The continuum is not here: it is linear and solved for (`continuum`).  Every stage
+is differentiable and works on a batch of stars that share observed pixels.
+
+The rest-frame grid is uniform in ln(wavelength) and holds the training pixels of the
+emulator, with as many points between them as the line-spread function needs: a Gaussian of
+0.7 steps or more is integrated by its sum over the grid to 1e-4 of what varies between
+neighbouring points (Poisson summation: 2 exp(-2 pi^2 0.7^2)).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.func import jvp, vmap
+
+from emulators import Emulator
+from stellarfit.doppler import SPEED_OF_LIGHT, log_shift
+from stellarfit.lsf import SIGMA_PER_FWHM, LineSpread, sigma_of
+from stellarfit.parameters import Parameters
+from stellarfit.rotation import nodes_for, rotate
+
+SMALLEST_SIGMA = 0.7  # of the line-spread function, in steps of the rest-frame grid
+LARGEST_REFINEMENT = 4
+
+
+def refinement_for(emulator: Emulator, resolution: float) -> int:
+    """Return into how many steps each training pixel must be divided at this resolution."""
+    needed = SMALLEST_SIGMA * emulator.log_step * resolution / SIGMA_PER_FWHM
+    return min(LARGEST_REFINEMENT, max(1, math.ceil(needed - 1e-6)))
+
+
+class ForwardModel:
+    """Free parameters -> normalised flux at observed pixels.
+
+    Parameters
+    ----------
+    emulator : Emulator
+    parameters : Parameters
+    wavelength : (n_pix,) float64
+        Observed pixels, Angstrom, in the emulator's medium.
+    resolution : float
+        Of the instrument.
+    rv_range : (float, float)
+        Velocities, km/s, at which the model must hold.
+    largest_vsini : float
+        Rotation, km/s, up to which it must be exact.
+
+    Attributes
+    ----------
+    covered : (n_pix,) bool
+        Pixels whose light comes from within the emulator's range at every velocity of
+        `rv_range`; the others are to be ignored.
+    """
+
+    def __init__(
+        self, emulator: Emulator, parameters: Parameters, wavelength: NDArray[np.float64], *,
+        resolution: float, rv_range: tuple[float, float] = (-50.0, 50.0),
+        largest_vsini: float = 300.0,
+    ) -> None:
+        self.emulator, self.parameters = emulator, parameters
+        self.wavelength = np.asarray(wavelength, dtype=float)
+        refinement = refinement_for(emulator, resolution)
+        self.log_step = emulator.log_step / refinement
+        free = "resolution" in parameters.names
+        smallest = 0.5 * resolution if free else resolution
+        log_low, log_high = np.log(emulator.wavelength_range)
+        self._settle_grid(log_low, log_high, rv_range, smallest)
+        self.spread = LineSpread(
+            self.wavelength, log_start=self.log_start, log_step=self.log_step,
+            n_grid=len(self.grid), smallest_resolution=smallest, device=emulator.device,
+        )
+        self.nodes = nodes_for(largest_vsini, self.log_step)
+        self.covered = self._covered(log_low, log_high, rv_range, resolution)
+
+        def tensor(x: NDArray[np.float64]) -> Tensor:
+            return torch.as_tensor(x, dtype=torch.float64, device=emulator.device)
+
+        self._A, self._b = tensor(parameters.A), tensor(parameters.b)
+        self._stage_A, self._stage_b = tensor(parameters.stage_A), tensor(parameters.stage_b)
+
+    def _settle_grid(
+        self, log_low: float, log_high: float, rv_range: tuple[float, float], resolution: float
+    ) -> None:
+        """Cover what the observed pixels need, in whole steps from the first training pixel."""
+        shifts = np.arctanh(np.array(rv_range) / SPEED_OF_LIGHT)
+        margin = 8.0 * SIGMA_PER_FWHM / resolution + 300.0 / SPEED_OF_LIGHT
+        need_low = np.log(self.wavelength[0]) - shifts.max() - margin
+        need_high = np.log(self.wavelength[-1]) - shifts.min() + margin
+        last = math.floor((log_high - log_low) / self.log_step + 1e-3)
+        first = min(max(0, math.floor((need_low - log_low) / self.log_step)), last - 1)
+        stop = max(min(last, math.ceil((need_high - log_low) / self.log_step)), first + 1)
+        self.log_start = log_low + first * self.log_step
+        grid = np.exp(self.log_start + self.log_step * np.arange(stop - first + 1))
+        # Rounding must not carry the ends beyond the emulator's range.
+        grid = np.clip(grid, *self.emulator.wavelength_range)
+        self.grid = torch.as_tensor(grid, device=self.emulator.device)
+
+    def _covered(
+        self, log_low: float, log_high: float, rv_range: tuple[float, float], resolution: float
+    ) -> NDArray[np.bool_]:
+        shifts = np.arctanh(np.array(rv_range) / SPEED_OF_LIGHT)
+        reach = self.spread.reach(resolution)
+        rest = np.log(self.wavelength)
+        return np.asarray(
+            (rest - shifts.max() - reach >= log_low) & (rest - shifts.min() + reach <= log_high)
+        )
+
+    def labels(self, theta: Tensor) -> Tensor:
+        """Return the emulator's labels (n_spec, n_label) of theta (n_spec, n_free), float64."""
+        return theta @ self._A.T + self._b
+
+    def stages(self, theta: Tensor) -> Tensor:
+        """Return rv, vsini, resolution, epsilon, (n_spec, 4), of theta."""
+        return theta @ self._stage_A.T + self._stage_b
+
+    def __call__(self, theta: Tensor) -> Tensor:
+        """Return normalised flux (n_spec, n_pix) of theta (n_spec, n_free) float64."""
+        return self._observe(self._at_rest(self.labels(theta)), self.stages(theta))
+
+    def jacobian(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the flux (n_spec, n_pix) and its derivatives (n_spec, n_pix, n_free).
+
+        Forward-mode, all stars at once: one tangent per free parameter.  Only those that
+        move a label pass through the emulator.
+        """
+        labels, stages = self.labels(theta), self.stages(theta)
+        moving = [k for k in range(len(self.parameters)) if self.parameters.A[:, k].any()]
+
+        def label_tangent(direction: Tensor) -> Tensor:
+            return jvp(self._at_rest, (labels,), (direction.expand_as(labels),))[1]
+
+        with torch.no_grad():
+            rest = self._at_rest(labels)
+            tangents = rest.new_zeros(len(self.parameters), *rest.shape)
+            if moving:
+                directions = self._A.T[moving]
+                tangents[moving] = vmap(label_tangent, chunk_size=16)(directions)
+
+            def tangent(rest_tangent: Tensor, direction: Tensor) -> Tensor:
+                arguments = (rest_tangent, direction.expand_as(stages))
+                return jvp(self._observe, (rest, stages), arguments)[1]
+
+            columns = vmap(tangent, chunk_size=4)(tangents, self._stage_A.T)
+            return self._observe(rest, stages), columns.permute(1, 2, 0)
+
+    def _at_rest(self, labels: Tensor) -> Tensor:
+        return self.emulator.flux(labels, self.grid)
+
+    def _observe(self, rest: Tensor, stages: Tensor) -> Tensor:
+        rv, vsini, resolution, epsilon = stages.unbind(-1)
+        rotated = rotate(rest, vsini, log_step=self.log_step, epsilon=epsilon, nodes=self.nodes)
+        return self.spread(rotated, log_shift(rv), sigma_of(resolution))

@@ -1,0 +1,119 @@
+"""Line-spread function and pixels: from a rest-frame log grid to the detector.
+
+A detector pixel holds the mean, over its width, of the spectrum convolved with the
+instrument's profile.  For a Gaussian profile both are one integral with a closed form: the
+weight of the spectrum at ln(wavelength) y in the pixel between edges e1 and e2 is
+
+    [Phi((e2 - s - y) / sigma) - Phi((e1 - s - y) / sigma)] / (e2 - e1),
+
+where s is the Doppler shift and Phi the normal distribution function.  The weights are a
+narrow band around each pixel, differentiable in s and sigma.  The star is thus never
+resampled: shift, profile and pixel act at once.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+#: sigma of a Gaussian in units of its full width at half maximum
+SIGMA_PER_FWHM = 1.0 / math.sqrt(8.0 * math.log(2.0))
+#: the band reaches this many sigma beyond the pixel: what lies outside is 6e-7
+REACH = 5.0
+
+
+def sigma_of(resolution: Tensor) -> Tensor:
+    """Return the Gaussian sigma in ln(wavelength) of R = wavelength / FWHM."""
+    return SIGMA_PER_FWHM / resolution.double()
+
+
+def pixel_edges(wavelength: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the lower and upper edges (n_pix,) of pixels centred at wavelength, in ln(wavelength).
+
+    Edges lie halfway between neighbours; beside a gap a pixel keeps the width it has on
+    its other side.
+    """
+    log_wavelength = np.log(wavelength)
+    step = np.diff(log_wavelength)
+    left, right = np.append(step[:1], step), np.append(step, step[-1:])
+    width = np.minimum(left, right)
+    # Where steps only differ by the curvature of the grid, the two halves stay different.
+    smooth = np.maximum(left, right) < 1.5 * width
+    return (log_wavelength - 0.5 * np.where(smooth, left, width),
+            log_wavelength + 0.5 * np.where(smooth, right, width))
+
+
+class LineSpread:
+    """Maps rest-frame spectra on a uniform ln(wavelength) grid to observed pixels.
+
+    Parameters
+    ----------
+    wavelength : (n_pix,) float64
+        Centres of the observed pixels, Angstrom.
+    log_start, log_step : float
+        First point and spacing of the rest-frame grid in ln(wavelength).
+    n_grid : int
+        Number of its points.
+    smallest_resolution : float
+        Sets the width of the band once and for all.
+    device : torch.device
+    """
+
+    def __init__(
+        self, wavelength: NDArray[np.float64], *, log_start: float, log_step: float,
+        n_grid: int, smallest_resolution: float, device: torch.device | str = "cpu",
+    ) -> None:
+        low, high = pixel_edges(wavelength)
+        self.low, self.high = (
+            torch.as_tensor((edge - log_start) / log_step, device=device) for edge in (low, high)
+        )
+        self.log_step, self.n_grid = log_step, n_grid
+        widest = float((self.high - self.low).max())
+        sigma = SIGMA_PER_FWHM / smallest_resolution / log_step
+        self.band = math.ceil(widest + 2.0 * REACH * sigma) + 2
+        self.offsets = torch.arange(self.band, device=device)
+
+    def __call__(self, flux: Tensor, shift: Tensor, sigma: Tensor) -> Tensor:
+        """Return observed flux (n_spec, n_pix) of rest-frame flux (n_spec, n_grid).
+
+        Parameters
+        ----------
+        flux : (n_spec, n_grid) tensor
+        shift : (n_spec,) float64 tensor
+            Doppler shift in ln(wavelength).
+        sigma : (n_spec,) or (n_spec, n_pix) float64 tensor
+            Of the Gaussian profile, in ln(wavelength); smaller than a quarter of the grid
+            step it is taken as that, which the grid could not tell from zero.
+
+        Returns
+        -------
+        (n_spec, n_pix) tensor
+            Pixels that reach beyond the grid use its end values; the caller masks them.
+        """
+        shift = (shift / self.log_step).unsqueeze(-1)
+        sigma = (sigma / self.log_step).clamp(min=0.25)
+        if sigma.ndim == 1:
+            sigma = sigma.unsqueeze(-1)
+        low, high = self.low - shift, self.high - shift              # (n_spec, n_pix)
+        centre = 0.5 * (low + high)
+        # Which grid points take part has no derivative; their weights carry it.
+        first = torch.floor(centre.detach() - 0.5 * self.band).long() + 1
+        index = first.unsqueeze(-1) + self.offsets                   # (n_spec, n_pix, band)
+        scale = 1.0 / (math.sqrt(2.0) * sigma.unsqueeze(-1))
+        # erf may be taken in the precision of the flux: its argument is a small difference.
+        upper = ((high.unsqueeze(-1) - index) * scale).to(flux.dtype)
+        lower = ((low.unsqueeze(-1) - index) * scale).to(flux.dtype)
+        weights = torch.erf(upper) - torch.erf(lower)
+        index = index.clamp(0, self.n_grid - 1)
+        values = torch.gather(flux, -1, index.flatten(-2)).unflatten(-1, index.shape[-2:])
+        # Normalising the sum of the weights keeps the continuum at 1 exactly.
+        return torch.as_tensor((weights * values).sum(-1) / weights.sum(-1))
+
+    def reach(self, resolution: float) -> float:
+        """Return how far, in ln(wavelength), a pixel's weights extend from its centre."""
+        widest = float((self.high - self.low).max()) * self.log_step
+        return 0.5 * widest + REACH * SIGMA_PER_FWHM / resolution

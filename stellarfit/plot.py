@@ -1,0 +1,123 @@
+"""Pictures of fits.  Needs matplotlib (and corner): ``pip install stellarfit[plot]``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from emulators.files import atomic_write
+from stellarfit.quality import describe
+
+if TYPE_CHECKING:
+    from stellarfit.result import FitResult
+    from stellarfit.sampling import Posterior
+
+# Two hues that stay apart for the colour-blind and in grey (Okabe & Ito).
+DATA, MODEL, MASKED = "#222222", "#D55E00", "#BBBBBB"
+
+
+def _pyplot() -> Any:
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError as error:
+        raise ImportError("plots need matplotlib: pip install 'stellarfit[plot]'") from error
+    return plt
+
+
+def _finish(figure: Any, path: str | Path | None) -> Any:
+    if path is None:
+        return figure
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=150)
+    _pyplot().close(figure)
+    return Path(path)
+
+
+def plot_fit(result: FitResult, path: str | Path | None = None) -> Any:
+    """Draw spectrum and model over the continuum, residuals, and the labels in the margin.
+
+    Parameters
+    ----------
+    result : FitResult
+    path : str or Path, optional
+        Write the picture there (format by suffix) and return the path; otherwise return
+        the matplotlib figure.
+    """
+    plt = _pyplot()
+    figure, (top, bottom) = plt.subplots(
+        2, 1, figsize=(13, 6.5), sharex=True, layout="constrained",
+        gridspec_kw={"height_ratios": [3, 1]},
+    )
+    x, used = result.spectrum.wavelength, result.used
+    flux, model = result.spectrum.flux / result.continuum, result.model / result.continuum
+    shown = np.where(result.spectrum.good, flux, np.nan)
+    top.plot(x, np.where(used, np.nan, shown), color=MASKED, lw=0.8, label="not used")
+    top.plot(x, np.where(used, shown, np.nan), color=DATA, lw=0.8, label="observed")
+    top.plot(x, model, color=MODEL, lw=0.9, alpha=0.85, label="model")
+    top.set_ylabel("flux / continuum")
+    inside = shown[used]
+    top.set_ylim(min(0.0, np.nanmin(inside, initial=0.0)), 1.15)
+    name = result.spectrum.name or "spectrum"
+    top.set_title(f"{name}   {result.provenance['emulator']}, {result.provenance['instrument']}",
+                  loc="left", fontsize=10)
+    top.legend(loc="lower left", ncols=3, fontsize=8, frameon=False)
+
+    residual = 100.0 * (flux - model)
+    bottom.plot(x, np.where(used, residual, np.nan), color=DATA, lw=0.6)
+    bottom.axhline(0.0, color=MODEL, lw=0.8)
+    reach = max(0.5, np.nanpercentile(np.abs(residual[used]), 99.5) * 1.2) if used.any() else 1.0
+    bottom.set_ylim(-reach, reach)
+    bottom.set_ylabel("residual (%)")
+    bottom.set_xlabel(f"wavelength in {result.spectrum.medium} (Å)")
+    _shade_masked(top, result)
+    _shade_masked(bottom, result)
+    if used.any():
+        bottom.set_xlim(x[used][0] - 2.0, x[used][-1] + 2.0)
+    figure.text(1.01, 0.97, _margin(result), transform=top.transAxes, va="top", ha="left",
+                family="monospace", fontsize=8)
+    return _finish(figure, path)
+
+
+def _shade_masked(axes: Any, result: FitResult) -> None:
+    """Grey the runs of pixels that did not enter the fit."""
+    x, out = result.spectrum.wavelength, ~result.used
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], out.astype(int), [0]])))
+    for first, stop in zip(edges[::2], edges[1::2], strict=True):
+        axes.axvspan(x[first], x[min(stop, len(x) - 1)], color=MASKED, alpha=0.35, lw=0)
+
+
+def _margin(result: FitResult) -> str:
+    lines = []
+    for name, unit in zip(result.names, result.units, strict=True):
+        digits = 0 if unit == "K" else 2
+        lines.append(f"{name:<7s}{result.labels[name]:9.{digits}f} "
+                     f"±{result.errors[name]:7.{max(1, digits + 1)}f} {unit}")
+    lines += ["", f"chi2/dof  {result.reduced_chi2:.2f}",
+              f"scatter   {100 * result.residual_rms:.2f} %",
+              f"S/N       {result.spectrum.snr:.0f}",
+              "converged" if result.converged else "NOT CONVERGED"]
+    for text in describe(result.flags):
+        words, line = text.split(), "-"
+        for word in words:
+            if len(line) + len(word) > 30:
+                lines.append(line)
+                line = " "
+            line += " " + word
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def plot_corner(posterior: Posterior, path: str | Path | None = None) -> Any:
+    """Draw all pairs of the sampled parameters; the fit's values as lines."""
+    try:
+        import corner
+    except ImportError as error:
+        raise ImportError("corner plots need corner: pip install 'stellarfit[plot]'") from error
+    figure = corner.corner(
+        posterior.samples, labels=list(posterior.names), truths=posterior.fit.values,
+        truth_color=MODEL, color=DATA, quantiles=[0.1587, 0.5, 0.8413], show_titles=True,
+        title_kwargs={"fontsize": 8}, label_kwargs={"fontsize": 8},
+    )
+    return _finish(figure, path)

@@ -1,0 +1,43 @@
+"""Flags: what a user should know before believing a fit.
+
+A 64-bit integer, 0 when all is well.  Bits are only ever appended.
+"""
+
+from __future__ import annotations
+
+from enum import IntFlag
+
+
+class Flag(IntFlag):
+    """The flag bits of a fit."""
+
+    EDGE_OF_DOMAIN = 1 << 0
+    NOT_CONVERGED = 1 << 1
+    LITTLE_COVERAGE = 1 << 2
+    POOR_FIT = 1 << 3
+    MODEL_LIMITED = 1 << 4
+    NOISE_ESTIMATED = 1 << 5
+    BEYOND_TRAINING_SAMPLING = 1 << 6
+    UNCONSTRAINED = 1 << 7
+    LOW_SNR = 1 << 8
+    PRIOR_RANGE_OF_RV = 1 << 9
+
+
+MEANINGS = {
+    Flag.EDGE_OF_DOMAIN: "a label stands at the edge of the emulator's domain",
+    Flag.NOT_CONVERGED: "the optimiser stopped before it converged",
+    Flag.LITTLE_COVERAGE: "fewer than half of the emulator's range was usable",
+    Flag.POOR_FIT: "the model does not resemble the spectrum",
+    Flag.MODEL_LIMITED: "residuals exceed the noise: formal errors are too small",
+    Flag.NOISE_ESTIMATED: "no errors were given; the noise was estimated from the spectrum",
+    Flag.BEYOND_TRAINING_SAMPLING:
+        "the resolution is finer than the emulator's training pixels sample",
+    Flag.UNCONSTRAINED: "the spectrum says nothing about a free parameter",
+    Flag.LOW_SNR: "median signal-to-noise per pixel below 10",
+    Flag.PRIOR_RANGE_OF_RV: "the velocity stands at the edge of the range around its first guess",
+}
+
+
+def describe(flags: int) -> list[str]:
+    """Return the set flags in words."""
+    return [MEANINGS[f] for f in Flag if flags & f]

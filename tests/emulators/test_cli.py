@@ -1,0 +1,152 @@
+"""The command line: what it prints, and how it fails."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from emulators import Emulator, Grid, LabelSet, evaluate, load
+from emulators.cli import main
+from emulators.metrics import DESCRIPTIONS
+
+SMALL = ["--option", "dim=8", "--option", "heads=2", "--option", "layers=1",
+         "--steps", "4", "--batch", "4", "--pixels", "20"]
+
+
+def run(*words: object) -> Result:
+    return CliRunner().invoke(main, [str(word) for word in words])
+
+
+@pytest.fixture
+def folder(emulator: Emulator, tmp_path: Path) -> Path:
+    return emulator.save(tmp_path / "ships" / "saved")
+
+
+def test_train_writes_an_emulator(grid_path: Path, tmp_path: Path) -> None:
+    result = run("train", grid_path, "-o", tmp_path / "run", "--seed", 4, "--precision", "bf16",
+                 "--learning-rate", "1e-4", "--option", "periods=[1e-4, 0.01]", *SMALL)
+    assert result.exit_code == 0, result.output
+    emulator = load(tmp_path / "run" / "best")
+    assert emulator.sha256[:12] in result.stdout
+    assert DESCRIPTIONS["maxae"] in result.stdout
+    recipe = emulator.provenance["recipe"]
+    assert (recipe["seed"], recipe["steps"], recipe["precision"]) == (4, 4, "bf16")
+    assert recipe["learning_rate"] == 1e-4
+    assert emulator.network.config["periods"] == [1e-4, 0.01]
+    assert emulator.network.config["dim"] == 8
+
+
+def test_train_goes_on_only_when_told_to(grid_path: Path, tmp_path: Path) -> None:
+    command = ["train", grid_path, "-o", tmp_path / "run", *SMALL]
+    assert run(*command).exit_code == 0
+    again = run(*command)
+    assert (again.exit_code, again.stdout) == (1, "")
+    assert again.stderr.startswith(f"Error: '{tmp_path / 'run'}' holds a run already")
+    assert run(*command, "--resume").exit_code == 0
+
+
+def test_train_fine_tunes(grid_path: Path, folder: Path, tmp_path: Path) -> None:
+    result = run("train", grid_path, "-o", tmp_path / "run", "--init", folder, "--steps", 2)
+    assert result.exit_code == 0, result.output
+    tuned = load(tmp_path / "run" / "best")
+    assert tuned.provenance["init"]["sha256"] == load(folder).sha256
+
+
+def test_train_scales_labels_with_another_grid(grid_path: Path, tmp_path: Path, write_grid) -> None:
+    other = write_grid(seed=11)
+    result = run("train", grid_path, "-o", tmp_path / "run", "--scale-with", other, *SMALL)
+    assert result.exit_code == 0, result.output
+    both = LabelSet.spanning(Grid(grid_path).label_set, Grid(other).label_set)
+    assert load(tmp_path / "run" / "best").labels == both
+
+
+def test_evaluate_prints_the_six_measures_in_words(folder: Path, grid_path: Path) -> None:
+    result = run("evaluate", folder, grid_path)
+    assert result.exit_code == 0, result.output
+    head, *rows = result.stdout.splitlines()
+    assert head == f"{load(folder).identity} on 12 validation spectra of small.h5"
+    assert [row.split()[0] for row in rows] == list(DESCRIPTIONS)
+    assert all(row.endswith(DESCRIPTIONS[row.split()[0]]) for row in rows)
+    assert "largest absolute error of a spectrum, mean over spectra" in result.stdout
+
+
+@pytest.mark.parametrize(("split", "count"), [("validation", 12), ("train", 48)])
+def test_evaluate_writes_json(folder: Path, grid_path: Path, split: str, count: int) -> None:
+    result = run("evaluate", folder, grid_path, "--split", split, "--json")
+    answer = json.loads(result.stdout)
+    assert answer["metrics"] == evaluate(load(folder), Grid(grid_path), split=split)
+    assert answer["sha256"] == load(folder).sha256
+    assert (answer["split"], answer["n_spectra"], answer["grid"]) == (split, count, "small.h5")
+
+
+def test_list_shows_what_ships(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("emulators.emulator.shipped", lambda: folder.parent)
+    sha256 = load(folder).sha256
+    assert json.loads(run("list", "--json").stdout) == [{
+        "name": "saved", "range": list(load(folder).wavelength_range), "medium": "air",
+        "mae": None, "bytes": sum(f.stat().st_size for f in folder.iterdir()), "sha256": sha256,
+    }]
+    text = run("list").stdout
+    assert text.startswith("saved ")
+    assert "5160.0-5180.6 Å air" in text
+    assert text.endswith(f"sha256 {sha256[:12]}\n")
+
+
+def test_a_bad_grid_or_emulator_is_one_line_and_exit_code_1(
+    folder: Path, grid_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("emulators.emulator.shipped", lambda: folder.parent)
+    (tmp_path / "text.h5").write_text("no grid")
+    for command, words in [
+        (["evaluate", "nope", grid_path], "no emulator 'nope'"),
+        (["evaluate", folder, tmp_path / "absent.h5"], "no grid at"),
+        (["evaluate", folder, tmp_path / "text.h5"], "is not an HDF5 file"),
+        (["train", grid_path, "-o", tmp_path / "r", "--option", "width=3"], "unexpected keyword"),
+    ]:
+        result = run(*command)
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert result.stderr.startswith("Error: ")
+        assert words in result.stderr
+        assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", [
+    ["train"], ["train", "grid.h5"], ["evaluate", "name"], ["cook"],
+    ["train", "grid.h5", "-o", "run", "--steps", "0"],
+    ["train", "grid.h5", "-o", "run", "--network", "forest"],
+    ["train", "grid.h5", "-o", "run", "--option", "dim"],
+    ["train", "grid.h5", "-o", "run", "--init", "base", "--option", "dim=8"],
+    ["evaluate", "name", "grid.h5", "--split", "test"],
+])
+def test_a_wrong_command_line_is_exit_code_2(command: list[str]) -> None:
+    result = run(*command)
+    assert result.exit_code == 2
+    assert "Usage:" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "list"])
+def test_help_gives_an_example(command: str) -> None:
+    result = run(command, "--help")
+    assert result.exit_code == 0
+    assert f"emulators {command} " in result.stdout.split("Example", 1)[1]
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    script = "import sys, emulators.cli; print('torch' in sys.modules, 'h5py' in sys.modules)"
+    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True,
+                            check=True)
+    assert answer.stdout.split() == ["False", "False"]
+
+
+def test_version_is_that_of_the_package() -> None:
+    try:
+        expected = version("stellarfit")
+    except PackageNotFoundError:
+        pytest.skip("the package is not installed")
+    assert run("--version").stdout == f"emulators, version {expected}\n"

@@ -95,8 +95,8 @@ class Recipe:
 
 
 def train(
-    grid: Grid | str | Path, *, network: str = "transformer", init: Emulator | str | Path | None = None,
-    out: str | Path | None = None, resume: bool = False, labels: LabelSet | None = None,
+    grid: Grid | str | Path, *, network: str = "transformer",
+    init: Emulator | str | Path | None = None, out: str | Path | None = None, resume: bool = False, labels: LabelSet | None = None,
     name: str | None = None, options: dict[str, Any] | None = None, recipe: Recipe | None = None,
     device: str = "cpu", progress: bool = True, **settings: Any,
 ) -> Emulator:

@@ -78,11 +78,12 @@ class LineSpread:
         self.offsets = torch.arange(self.band, device=device)
 
     def __call__(self, flux: Tensor, shift: Tensor, sigma: Tensor) -> Tensor:
-        """Return observed flux (n_spec, n_pix) of rest-frame flux (n_spec, n_grid).
+        """Return observed flux (..., n_spec, n_pix) of rest-frame flux (..., n_spec, n_grid).
 
         Parameters
         ----------
-        flux : (n_spec, n_grid) tensor
+        flux : (..., n_spec, n_grid) tensor
+            Or derivatives of it: the map is linear.
         shift : (n_spec,) float64 tensor
             Doppler shift in ln(wavelength).
         sigma : (n_spec,) or (n_spec, n_pix) float64 tensor
@@ -91,7 +92,7 @@ class LineSpread:
 
         Returns
         -------
-        (n_spec, n_pix) tensor
+        (..., n_spec, n_pix) tensor
             Pixels that reach beyond the grid use its end values; the caller masks them.
         """
         shift = (shift / self.log_step).unsqueeze(-1)
@@ -109,7 +110,8 @@ class LineSpread:
         lower = ((low.unsqueeze(-1) - index) * scale).to(flux.dtype)
         weights = torch.erf(upper) - torch.erf(lower)
         index = index.clamp(0, self.n_grid - 1)
-        values = torch.gather(flux, -1, index.flatten(-2)).unflatten(-1, index.shape[-2:])
+        places = index.flatten(-2).expand(*flux.shape[:-1], -1)
+        values = torch.gather(flux, -1, places).unflatten(-1, index.shape[-2:])
         # Normalising the sum of the weights keeps the continuum at 1 exactly.
         return torch.as_tensor((weights * values).sum(-1) / weights.sum(-1))
 

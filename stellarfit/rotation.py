@@ -76,8 +76,8 @@ def rotate(
 
     Parameters
     ----------
-    flux : (n_spec, n_pix) tensor
-        Normalised, on a grid uniform in ln(wavelength).
+    flux : (..., n_spec, n_pix) tensor
+        Normalised, on a grid uniform in ln(wavelength); or derivatives of it.
     vsini : (n_spec,) tensor
         Projected equatorial velocity, km/s.
     log_step : float
@@ -88,7 +88,7 @@ def rotate(
 
     Returns
     -------
-    (n_spec, n_pix) tensor
+    (..., n_spec, n_pix) tensor
         Within vsini of the ends it holds the flux of a star whose spectrum repeats there
         its end values; the caller keeps such pixels out.
     """

@@ -96,7 +96,7 @@ def test_an_unknown_way_to_treat_outsiders_lists_the_valid_ones(
 def test_wavelengths_outside_its_range_are_refused(
     emulator: Emulator, at: np.ndarray, shift: float
 ) -> None:
-    with pytest.raises(ValueError, match="'small' covers 5160.00-5180.58 Å"):
+    with pytest.raises(ValueError, match=r"'small' covers 5160\.00-5180\.58 Å"):
         emulator(SUN, at + shift)
 
 
@@ -155,7 +155,7 @@ def test_truncated_weights_are_refused(folder: Path) -> None:
 
 def test_missing_weights_are_named(folder: Path) -> None:
     (folder / "weights.safetensors").unlink()
-    with pytest.raises(ValueError, match="weights.safetensors' is missing"):
+    with pytest.raises(ValueError, match=r"weights\.safetensors' is missing"):
         load(folder)
 
 

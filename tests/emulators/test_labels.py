@@ -121,7 +121,7 @@ def test_a_domain_contains_what_its_faces_allow(t: float, g: float, mg: float) -
     teff = 7000.0 * t
     inside = np.array([teff, 1e-3 * teff * g, mg])
     assert WEDGE.contains(inside)
-    assert not WEDGE.contains(inside + [0.0, 1e-3 * teff + 0.01, 0.0])
+    assert not WEDGE.contains(inside + np.array([0.0, 1e-3 * teff + 0.01, 0.0]))
 
 
 def test_a_tilted_face_joins_two_labels() -> None:

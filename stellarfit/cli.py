@@ -1,0 +1,215 @@
+"""The command ``stellarfit``: fit and sample from the shell.
+
+Heavy imports wait until a command runs, so that ``--help`` is instant.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from stellarfit.result import FitResult
+
+FAILURES = (ValueError, OSError, ImportError)
+
+
+def _assignments(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    pairs = [v.partition("=") for v in values]
+    if wrong := [v for v, (_, sign, right) in zip(values, pairs, strict=True) if not sign or not right]:
+        raise click.BadParameter(f"expected NAME=VALUE, got {', '.join(wrong)}")
+    return {left.strip(): right.strip() for left, _, right in pairs}
+
+
+def _numbers(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
+             ) -> dict[str, float]:
+    try:
+        return {k: float(v) for k, v in _assignments(context, parameter, values).items()}
+    except ValueError as error:
+        raise click.BadParameter(f"expected NAME=NUMBER: {error}") from error
+
+
+def _names(_: click.Context, __: click.Parameter, value: str | None) -> list[str] | None:
+    return [n.strip() for n in value.split(",") if n.strip()] if value else None
+
+
+def fit_options(command: Any) -> Any:
+    """Add the options that fitting and sampling share."""
+    for option in reversed((
+        click.argument("files", nargs=-1, required=True, metavar="FILE..."),
+        click.option("-i", "--instrument", help="Name of a spectrograph, such as harps."),
+        click.option("-R", "--resolution", type=float, help="R = wavelength / FWHM."),
+        click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path),
+                     default=Path("out"), show_default=True, help="Folder of the results."),
+        click.option("-e", "--emulator", default="mgb-fgk", show_default=True,
+                     help="Name of one that ships, or a folder."),
+        click.option("--medium", type=click.Choice(["air", "vacuum"]),
+                     help="Of the wavelengths, where the file does not say."),
+        click.option("--free", callback=_names, help="Free parameters, comma-separated."),
+        click.option("--fix", "fixed", multiple=True, callback=_numbers, metavar="NAME=VALUE",
+                     help="Hold a parameter; repeatable."),
+        click.option("--tie", "tied", multiple=True, callback=_assignments,
+                     metavar="NAME=OTHER", help="Move one parameter with another; repeatable."),
+        click.option("--continuum", type=click.IntRange(0, 30), default=3, show_default=True,
+                     help="Degree of the continuum polynomial."),
+        click.option("--seed", type=int, default=0, show_default=True),
+        click.option("--threads", type=click.IntRange(1), help="Of torch; all by default."),
+        click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text."),
+        click.option("-v", "--verbose", is_flag=True, help="Log what happens."),
+    )):
+        command = option(command)
+    return command
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="stellarfit")
+def main() -> None:
+    """Fit stellar spectra with emulators.
+
+    \b
+    stellarfit fit star.fits --instrument harps -o out
+    stellarfit sample star.fits --resolution 47000 --free teff,logg,vmic,fe_h,rv
+    """
+
+
+@main.command("fit")
+@fit_options
+@click.option("--method", type=click.Choice(["lm", "adam"]), default="lm", show_default=True)
+@click.option("--truth", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="JSON of known values to print beside the fitted ones.")
+@click.option("--plot/--no-plot", default=True, show_default=True)
+def fit_command(
+    files: tuple[str, ...], output: Path, truth: Path | None, plot: bool, as_json: bool,
+    threads: int | None, verbose: bool, **options: Any,
+) -> None:
+    """Fit the labels of stars.
+
+    Writes NAME.h5 (the result), NAME.ecsv (a table) and NAME.png (a picture) per FILE.
+    The exit code is 1 if a file failed; the others are fitted all the same.
+
+    \b
+    stellarfit fit sun.fits procyon.fits --instrument harps -o out
+    stellarfit fit star.txt -R 20000 --medium air --fix vsini=0 --tie ca_fe=mg_fe
+    """
+    options = _settle(options, threads, verbose)
+    known = json.loads(truth.read_text())["labels"] if truth else None
+
+    def one(file: str) -> dict[str, Any]:
+        import stellarfit
+
+        result = stellarfit.fit(file, **_per_file(options))
+        _write(result, output / _stem(file), plot)
+        if not as_json:
+            click.echo(result.summary(known) + "\n")
+        return {"labels": {n: result.labels[n] for n in result.names},
+                "errors": {n: _finite(result.errors[n]) for n in result.names},
+                "flags": result.flags, "converged": result.converged, "chi2": result.chi2,
+                "dof": result.dof, "residual_rms": result.residual_rms,
+                "provenance": result.provenance}
+
+    _each(files, one, as_json)
+
+
+@main.command("sample")
+@fit_options
+@click.option("--max-steps", type=click.IntRange(2), default=3000, show_default=True)
+@click.option("--walkers", type=click.IntRange(4))
+@click.option("--plot/--no-plot", default=True, show_default=True, help="Draw the corner plot.")
+def sample_command(
+    files: tuple[str, ...], output: Path, max_steps: int, walkers: int | None, plot: bool,
+    as_json: bool, threads: int | None, verbose: bool, **options: Any,
+) -> None:
+    """Sample the posterior of stars' labels with emcee.
+
+    Writes NAME-samples.ecsv and NAME-corner.png per FILE.
+
+    \b
+    stellarfit sample sun.fits --instrument harps --max-steps 2000 -o out
+    """
+    options = _settle(options, threads, verbose)
+
+    def one(file: str) -> dict[str, Any]:
+        import numpy as np
+
+        import stellarfit
+
+        posterior = stellarfit.sample(file, max_steps=max_steps, walkers=walkers,
+                                      progress=not as_json, **_per_file(options))
+        stem = output / _stem(file)
+        posterior.save(stem.with_name(stem.name + "-samples.ecsv"))
+        if plot:
+            posterior.corner(stem.with_name(stem.name + "-corner.png"))
+        if not as_json:
+            click.echo(posterior.summary() + "\n")
+        low, median, high = np.percentile(posterior.samples, [15.87, 50, 84.13], axis=0)
+        return {"median": dict(zip(posterior.names, median.tolist(), strict=True)),
+                "low": dict(zip(posterior.names, low.tolist(), strict=True)),
+                "high": dict(zip(posterior.names, high.tolist(), strict=True)),
+                "converged": posterior.converged, "verdict": posterior.verdict}
+
+    _each(files, one, as_json)
+
+
+def _settle(options: dict[str, Any], threads: int | None, verbose: bool) -> dict[str, Any]:
+    """Load the emulator once for all files; set up torch and logging."""
+    import torch
+
+    import emulators
+
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING,
+                        format="%(levelname)s %(name)s: %(message)s")
+    if threads:
+        torch.set_num_threads(threads)
+    try:
+        return {**options, "emulator": emulators.load(options["emulator"])}
+    except FAILURES as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _per_file(options: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in options.items() if v is not None}
+
+
+def _each(files: tuple[str, ...], one: Any, as_json: bool) -> None:
+    """Treat every file; a bad one is reported and the rest go on."""
+    from tqdm import tqdm
+
+    report, failed = [], 0
+    bar = tqdm(files, unit="star", disable=True if as_json or len(files) == 1 else None)
+    for file in bar:
+        try:
+            report.append({"file": file, **one(file)})
+        except FAILURES as error:
+            failed += 1
+            report.append({"file": file, "error": str(error)})
+            click.echo(f"Error: {file}: {error}", err=True)
+    if as_json:
+        click.echo(json.dumps(report, indent=1, allow_nan=False))
+    if failed:
+        sys.exit(1)
+
+
+def _stem(file: str) -> str:
+    name = Path(file).name
+    for suffix in (".gz", Path(name.removesuffix(".gz")).suffix):
+        name = name.removesuffix(suffix)
+    return name
+
+
+def _finite(value: float) -> float | None:
+    return value if value < float("inf") else None
+
+
+def _write(result: FitResult, stem: Path, plot: bool) -> None:
+    from emulators.files import atomic_write
+
+    result.save(stem.with_name(stem.name + ".h5"))
+    with atomic_write(stem.with_name(stem.name + ".ecsv")) as temporary:
+        result.to_table().write(temporary, format="ascii.ecsv")
+    if plot:
+        result.plot(stem.with_name(stem.name + ".png"))

@@ -1,5 +1,7 @@
 """Emulators of synthetic stellar spectra: labels in, normalised flux at any wavelength out."""
 
+from __future__ import annotations
+
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +17,8 @@ __all__ = [
     "available", "evaluate", "load", "train",
 ]
 
-_HOME = {
+# Loaded at first use, so that the command line can answer --help without torch.
+_HOMES = {
     "Domain": "labels", "DomainWarning": "emulator", "Emulator": "emulator", "Grid": "grid",
     "LabelSet": "labels", "Recipe": "training", "available": "emulator",
     "evaluate": "metrics", "load": "emulator", "train": "training",
@@ -23,7 +26,10 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import on first use: torch takes seconds, and `emulators --help` must not wait for it."""
-    if name not in _HOME:
+    if name not in _HOMES:
         raise AttributeError(f"module 'emulators' has no attribute {name!r}")
-    return getattr(import_module(f"emulators.{_HOME[name]}"), name)
+    return getattr(import_module(f"emulators.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

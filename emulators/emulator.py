@@ -166,7 +166,7 @@ class Emulator:
         flux = self.flux(rows, wavelength).reshape(*labels.shape[:-1], -1)
         return (flux, inside) if outside == "flag" else flux
 
-    def flux(self, labels: Tensor, wavelength: Tensor, *, chunk: int = 4096) -> Tensor:
+    def flux(self, labels: Tensor, wavelength: Tensor, *, chunk: int = 1024) -> Tensor:
         """Return flux (n_spec, n_pix) without asking whether labels or wavelengths are allowed.
 
         This is the bare function, safe under `torch.func` transforms, for callers that

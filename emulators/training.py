@@ -96,8 +96,9 @@ class Recipe:
 
 def train(
     grid: Grid | str | Path, *, network: str = "transformer",
-    init: Emulator | str | Path | None = None, out: str | Path | None = None, resume: bool = False, labels: LabelSet | None = None,
-    name: str | None = None, options: dict[str, Any] | None = None, recipe: Recipe | None = None,
+    init: Emulator | str | Path | None = None, out: str | Path | None = None,
+    resume: bool = False, labels: LabelSet | None = None, name: str | None = None,
+    options: dict[str, Any] | None = None, recipe: Recipe | None = None,
     device: str = "cpu", progress: bool = True, **settings: Any,
 ) -> Emulator:
     """Train an emulator on a grid, from scratch or from another emulator.

@@ -21,7 +21,7 @@ FAILURES = (ValueError, OSError, ImportError)
 
 def _assignments(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
     pairs = [v.partition("=") for v in values]
-    if wrong := [v for v, (_, sign, right) in zip(values, pairs, strict=True) if not sign or not right]:
+    if wrong := [v for v, p in zip(values, pairs, strict=True) if not p[1] or not p[2]]:
         raise click.BadParameter(f"expected NAME=VALUE, got {', '.join(wrong)}")
     return {left.strip(): right.strip() for left, _, right in pairs}
 

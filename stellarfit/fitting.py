@@ -20,7 +20,7 @@ from stellarfit.continuum import basis
 from stellarfit.doppler import SPEED_OF_LIGHT
 from stellarfit.forward import ForwardModel, refinement_for
 from stellarfit.instrument import Instrument, instrument_for
-from stellarfit.parameters import Parameters, make_parameters
+from stellarfit.parameters import STAGES, Parameters, make_parameters
 from stellarfit.quality import Flag
 from stellarfit.readers import read
 from stellarfit.result import FitResult, relative_scatter
@@ -288,7 +288,7 @@ def _flags(problem: Problem, result: FitResult, unconstrained: bool) -> Flag:
     scatter = relative_scatter(spectrum.flux, result.model, result.continuum, used)
     refinement = refinement_for(emulator, problem.instrument.resolution)
     return Flag(sum(flag for flag, raised in (
-        (Flag.EDGE_OF_DOMAIN, any(n in result.labels and n not in ("rv", "vsini") for n in at_limit)),
+        (Flag.EDGE_OF_DOMAIN, any(n not in STAGES for n in at_limit)),
         (Flag.PRIOR_RANGE_OF_RV, "rv" in at_limit),
         (Flag.NOT_CONVERGED, not result.converged),
         (Flag.LITTLE_COVERAGE, span < 0.5),

@@ -13,6 +13,7 @@ neighbouring points (Poisson summation: 2 exp(-2 pi^2 0.7^2)).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from torch.func import jvp, vmap
 from emulators import Emulator
 from stellarfit.doppler import SPEED_OF_LIGHT, log_shift
 from stellarfit.lsf import SIGMA_PER_FWHM, LineSpread, sigma_of
-from stellarfit.parameters import Parameters
+from stellarfit.parameters import RESOLUTION_MARGIN, STAGES, Parameters
 from stellarfit.rotation import nodes_for, rotate
 
 SMALLEST_SIGMA = 0.7  # of the line-spread function, in steps of the rest-frame grid
@@ -34,6 +35,11 @@ def refinement_for(emulator: Emulator, resolution: float) -> int:
     """Return into how many steps each training pixel must be divided at this resolution."""
     needed = SMALLEST_SIGMA * emulator.log_step * resolution / SIGMA_PER_FWHM
     return min(LARGEST_REFINEMENT, max(1, math.ceil(needed - 1e-6)))
+
+
+def _tangent(function: Callable[[Tensor], Tensor], at: Tensor, direction: Tensor) -> Tensor:
+    """Return the derivative of a function along a direction."""
+    return torch.as_tensor(jvp(function, (at,), (direction,))[1])
 
 
 class ForwardModel:
@@ -63,17 +69,20 @@ class ForwardModel:
     ) -> None:
         self.emulator, self.parameters = emulator, parameters
         self.wavelength = np.asarray(wavelength, dtype=float)
-        refinement = refinement_for(emulator, resolution)
-        self.log_step = emulator.log_step / refinement
+        # Fixed or free, it may differ from the instrument's.
         free = "resolution" in parameters.names
-        smallest = 0.5 * resolution if free else resolution
+        margin = RESOLUTION_MARGIN if free else 1.0
+        if not free:
+            resolution = float(parameters.stage_b[list(STAGES).index("resolution")])
+        smallest = resolution / margin
+        self.log_step = emulator.log_step / refinement_for(emulator, resolution * margin)
         log_low, log_high = np.log(emulator.wavelength_range)
         self._settle_grid(log_low, log_high, rv_range, smallest)
         self.spread = LineSpread(
             self.wavelength, log_start=self.log_start, log_step=self.log_step,
             n_grid=len(self.grid), smallest_resolution=smallest, device=emulator.device,
         )
-        self.covered = self._covered(log_low, log_high, rv_range, resolution)
+        self.covered = self._covered(log_low, log_high, rv_range, smallest)
 
         def tensor(x: NDArray[np.float64]) -> Tensor:
             return torch.as_tensor(x, dtype=torch.float64, device=emulator.device)
@@ -121,7 +130,7 @@ class ForwardModel:
     def __call__(self, theta: Tensor) -> Tensor:
         """Return normalised flux (n_spec, n_pix) of theta (n_spec, n_free) float64."""
         stages = self.stages(theta)
-        return self._observe(self._at_rest(self.labels(theta)), stages, self._nodes(stages))
+        return self.observe(self._at_rest(self.labels(theta)), stages, self._nodes(stages))
 
     def jacobian(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Return the flux (n_spec, n_pix) and its derivatives (n_spec, n_pix, n_free).
@@ -135,20 +144,20 @@ class ForwardModel:
             nodes = self._nodes(stages)
 
             def label_tangent(direction: Tensor) -> Tensor:
-                return jvp(self._at_rest, (labels,), (direction.expand_as(labels),))[1]
+                return _tangent(self._at_rest, labels, direction.expand_as(labels))
 
             def stage_tangent(direction: Tensor) -> Tensor:
-                def observe(stages: Tensor) -> Tensor:
-                    return self._observe(rest, stages, nodes)
+                def observed(stages: Tensor) -> Tensor:
+                    return self.observe(rest, stages, nodes)
 
-                return jvp(observe, (stages,), (direction.expand_as(stages),))[1]
+                return _tangent(observed, stages, direction.expand_as(stages))
 
             rest = self._at_rest(labels)
-            flux = self._observe(rest, stages, nodes)
+            flux = self.observe(rest, stages, nodes)
             columns = flux.new_zeros(len(self.parameters), *flux.shape)
             if self._moves_labels.any():
                 tangents = vmap(label_tangent)(self._A.T[self._moves_labels])
-                columns[self._moves_labels] = self._observe(tangents, stages, nodes)
+                columns[self._moves_labels] = self.observe(tangents, stages, nodes)
             if self._moves_stages.any():
                 directions = self._stage_A.T[self._moves_stages]
                 columns[self._moves_stages] += vmap(stage_tangent)(directions)
@@ -162,8 +171,8 @@ class ForwardModel:
     def _at_rest(self, labels: Tensor) -> Tensor:
         return self.emulator.flux(labels, self.grid)
 
-    def _observe(self, rest: Tensor, stages: Tensor, nodes: int) -> Tensor:
-        """Return observed (..., n_spec, n_pix) of rest-frame flux or tangents (..., n_spec, n_grid)."""
+    def observe(self, rest: Tensor, stages: Tensor, nodes: int) -> Tensor:
+        """Return observed (..., n_spec, n_pix) of flux or tangents (..., n_spec, n_grid)."""
         rv, vsini, resolution, epsilon = stages.unbind(-1)
         rotated = rotate(rest, vsini, log_step=self.log_step, epsilon=epsilon, nodes=nodes)
         return self.spread(rotated, log_shift(rv), sigma_of(resolution))

@@ -111,7 +111,7 @@ class LineSpread:
         weights = torch.erf(upper) - torch.erf(lower)
         index = index.clamp(0, self.n_grid - 1)
         places = index.flatten(-2).expand(*flux.shape[:-1], -1)
-        values = torch.gather(flux, -1, places).unflatten(-1, index.shape[-2:])
+        values = torch.gather(flux, -1, places).reshape(*flux.shape[:-1], *index.shape[-2:])
         # Normalising the sum of the weights keeps the continuum at 1 exactly.
         return torch.as_tensor((weights * values).sum(-1) / weights.sum(-1))
 

@@ -149,6 +149,7 @@ def _steps(
 ) -> tuple[Array, Array]:
     """Return each star's damped step inside the limits, and the fall of chi-square it promises."""
     G, h = limits
+    near = 1e-3 * (np.abs(G) @ scale)
     steps, promise = np.zeros((len(stars), theta.shape[1])), np.zeros(len(stars))
     for k, star in enumerate(stars):
         H, g = information[star], gradient[star]
@@ -156,7 +157,10 @@ def _steps(
         # one at least as if a typical step changed chi-square by 1e-4.
         H = H + np.diag(1e-4 / scale**2)
         damped = H + damping[star] * np.diag(np.diag(H))
-        steps[k] = minimise_quadratic(damped, g, G, np.maximum(h - G @ theta[star], 0.0))
+        # A face is approached before it is touched: on those where a derivative vanishes
+        # (vsini = 0, vmic = 0), one step too long would never be taken back.
+        room = np.maximum(h - G @ theta[star], 0.0)
+        steps[k] = minimise_quadratic(damped, g, G, np.where(room > near, 0.9 * room, room))
         promise[k] = 2.0 * g @ steps[k] - steps[k] @ information[star] @ steps[k]
     return steps, promise
 
@@ -187,7 +191,7 @@ def adam(
         best[better], best_chi2[better] = now[better], value[better]
         optimiser.zero_grad()
         # The logarithm makes the step independent of the number of pixels.
-        torch.log(chi2 + 1e-12).sum().backward()
+        torch.autograd.backward(torch.log(chi2 + 1e-12).sum())
         optimiser.step()
         schedule.step()
         inside = [nearest(x, scale, *limits) for x in (scaled.detach() * unit).cpu().numpy()]

@@ -30,14 +30,17 @@ STAGES = {
 }
 
 #: What a fit frees unless told otherwise, where the emulator has it.  The elements are
-#: those with many or strong lines between 5150 and 5300 Å in FGK stars.
+#: those that move the flux of the Sun between 5150 and 5300 Å most (and calcium, whose
+#: few lines are clean); one held to iron that does not follow it biases log g.
 DEFAULT_FREE = (
-    "teff", "logg", "vmic", "fe_h", "mg_fe", "c_fe", "ca_fe", "ti_fe", "cr_fe", "ni_fe",
-    "rv", "vsini",
+    "teff", "logg", "vmic", "fe_h", "mg_fe", "c_fe", "ca_fe", "ti_fe", "cr_fe", "mn_fe",
+    "co_fe", "ni_fe", "nd_fe", "rv", "vsini",
 )
 #: Typical sizes: the unit in which steps and distances are measured.
 TYPICAL = {"teff": 100.0, "logg": 0.2, "vmic": 0.2, "he_frac": 0.01,
            "rv": 1.0, "vsini": 2.0, "epsilon": 0.1}
+#: a free resolution stays within this factor of the instrument's
+RESOLUTION_MARGIN = 2.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +59,8 @@ class Parameters:
         The same for ``STAGES``, in their order.
     G, h : (n_limit, n_free), (n_limit,)
         ``G theta <= h``: the emulator's domain and the limits of the stages.
+    resolution : float
+        Of the instrument.
     """
 
     names: tuple[str, ...]
@@ -66,6 +71,7 @@ class Parameters:
     stage_b: Array
     G: Array
     h: Array
+    resolution: float
 
     def __len__(self) -> int:
         return len(self.names)
@@ -73,10 +79,8 @@ class Parameters:
     @property
     def scale(self) -> Array:
         """Typical size of each free parameter."""
-        resolution = 0.1 * self.stage_b[list(STAGES).index("resolution")]
-        return np.array([
-            resolution if n == "resolution" else TYPICAL.get(n, 0.1) for n in self.names
-        ])
+        typical = {**TYPICAL, "resolution": 0.1 * self.resolution}
+        return np.array([typical.get(n, 0.1) for n in self.names])
 
     @property
     def units(self) -> tuple[str, ...]:
@@ -158,8 +162,11 @@ def make_parameters(
     stage, stage_offset = _stage_map(everything, resolution)
     A, b = _reduce(matrix, offset, free, fixed, tied)
     stage_A, stage_b = _reduce(stage, stage_offset, free, fixed, tied)
-    G, h = _limits(domain, A, b, stage_A, stage_b)
-    return Parameters(tuple(free), labels, A, b, stage_A, stage_b, G, h)
+    G, h = _limits(labels, domain, A, b, stage_A, stage_b)
+    parameters = Parameters(tuple(free), labels, A, b, stage_A, stage_b, G, h, resolution)
+    return parameters.with_limits(
+        "resolution", resolution / RESOLUTION_MARGIN, resolution * RESOLUTION_MARGIN
+    )
 
 
 def _label_map(labels: LabelSet, names: Sequence[str]) -> tuple[Array, Array]:
@@ -191,7 +198,7 @@ def _reduce(
 
 
 def _limits(
-    domain: Domain, A: Array, b: Array, stage_A: Array, stage_b: Array
+    labels: LabelSet, domain: Domain, A: Array, b: Array, stage_A: Array, stage_b: Array
 ) -> tuple[Array, Array]:
     """Return G, h of all limits on theta, one row per direction."""
     # Stay inside by the rounding that the domain forgives in float32 labels.
@@ -201,11 +208,8 @@ def _limits(
     h = np.concatenate([domain.b + slack - domain.A @ b, high - stage_b, stage_b - low])
     size = np.abs(G).max(axis=1)
     constant = size < 1e-12
-    if (h[constant] < 0).any():
-        raise ValueError(
-            "the fixed values lie outside the emulator's domain: "
-            + domain.describe_excess(b, [f"label {i}" for i in range(len(b))])
-        )
+    if (broken := constant & (h < 0)).any():
+        raise ValueError(_outside(labels, domain, b, stage_b, np.flatnonzero(broken)))
     G, h, size = G[~constant], h[~constant], size[~constant]
     G, h = G / size[:, None], h / size
     # Many faces differ only in the element they speak of: keep the tightest per direction.
@@ -214,3 +218,18 @@ def _limits(
     np.minimum.at(tightest, inverse.ravel(), h)
     bounding_box(directions, tightest)
     return directions, tightest
+
+
+def _outside(
+    labels: LabelSet, domain: Domain, b: Array, stage_b: Array, broken: NDArray[np.int64]
+) -> str:
+    """Say in words which limit the fixed values break."""
+    faces = broken[broken < len(domain.b)]
+    if len(faces):
+        fixed = Domain(domain.A[faces], domain.b[faces])
+        return ("the fixed values lie outside the emulator's domain: "
+                + fixed.describe_excess(b, labels.names))
+    stage = (broken[0] - len(domain.b)) % len(STAGES)
+    name, (unit, (low, high), _) = list(STAGES.items())[stage]
+    limits = f"{low:g} and {high:g} {unit}".rstrip()
+    return f"{name} = {stage_b[stage]:g} is fixed, but must lie between {limits}"

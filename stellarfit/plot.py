@@ -46,16 +46,21 @@ def plot_fit(result: FitResult, path: str | Path | None = None) -> Any:
         the matplotlib figure.
     """
     plt = _pyplot()
-    figure, (top, bottom) = plt.subplots(
-        2, 1, figsize=(13, 6.5), sharex=True, layout="constrained",
-        gridspec_kw={"height_ratios": [3, 1]},
+    figure, axes = plt.subplot_mosaic(
+        [["spectrum", "labels"], ["residual", "labels"]], figsize=(14, 6.5),
+        layout="constrained", height_ratios=[3, 1], width_ratios=[5, 1],
     )
+    top, bottom = axes["spectrum"], axes["residual"]
+    top.sharex(bottom)
+    top.tick_params(labelbottom=False)
     x, used = result.spectrum.wavelength, result.used
     flux, model = result.spectrum.flux / result.continuum, result.model / result.continuum
     shown = np.where(result.spectrum.good, flux, np.nan)
     top.plot(x, np.where(used, np.nan, shown), color=MASKED, lw=0.8, label="not used")
     top.plot(x, np.where(used, shown, np.nan), color=DATA, lw=0.8, label="observed")
-    top.plot(x, model, color=MODEL, lw=0.9, alpha=0.85, label="model")
+    first, last = np.flatnonzero(used)[[0, -1]]
+    covered = (np.arange(len(x)) >= first) & (np.arange(len(x)) <= last)
+    top.plot(x, np.where(covered, model, np.nan), color=MODEL, lw=0.9, alpha=0.85, label="model")
     top.set_ylabel("flux / continuum")
     inside = shown[used]
     top.set_ylim(min(0.0, np.nanmin(inside, initial=0.0)), 1.15)
@@ -67,16 +72,16 @@ def plot_fit(result: FitResult, path: str | Path | None = None) -> Any:
     residual = 100.0 * (flux - model)
     bottom.plot(x, np.where(used, residual, np.nan), color=DATA, lw=0.6)
     bottom.axhline(0.0, color=MODEL, lw=0.8)
-    reach = max(0.5, np.nanpercentile(np.abs(residual[used]), 99.5) * 1.2) if used.any() else 1.0
+    reach = max(0.5, np.nanpercentile(np.abs(residual[used]), 99.5) * 1.2)
     bottom.set_ylim(-reach, reach)
     bottom.set_ylabel("residual (%)")
     bottom.set_xlabel(f"wavelength in {result.spectrum.medium} (Å)")
     _shade_masked(top, result)
     _shade_masked(bottom, result)
-    if used.any():
-        bottom.set_xlim(x[used][0] - 2.0, x[used][-1] + 2.0)
-    figure.text(1.01, 0.97, _margin(result), transform=top.transAxes, va="top", ha="left",
-                family="monospace", fontsize=8)
+    bottom.set_xlim(x[first] - 2.0, x[last] + 2.0)
+    axes["labels"].axis("off")
+    axes["labels"].text(0.0, 1.0, _margin(result), transform=axes["labels"].transAxes,
+                        va="top", family="monospace", fontsize=8)
     return _finish(figure, path)
 
 
@@ -101,7 +106,7 @@ def _margin(result: FitResult) -> str:
     for text in describe(result.flags):
         words, line = text.split(), "-"
         for word in words:
-            if len(line) + len(word) > 30:
+            if len(line) + len(word) > 28:
                 lines.append(line)
                 line = " "
             line += " " + word

@@ -127,7 +127,8 @@ class FitResult:
             f"{name}: {'converged' if self.converged else 'NOT converged'} after "
             f"{self.iterations} iterations, {self.provenance.get('seconds', 0.0):.1f} s",
             f"emulator {self.provenance['emulator']}, {self.provenance['instrument']}, "
-            f"{int(self.used.sum())} of {len(self.used)} pixels, median S/N {self.spectrum.snr:.0f}",
+            f"{int(self.used.sum())} of {len(self.used)} pixels, "
+            f"median S/N {self.spectrum.snr:.0f}",
             f"chi2/dof {self.reduced_chi2:.2f} ({self.dof} dof), residual scatter "
             f"{100 * self.residual_rms:.2f} % of the continuum",
             "",

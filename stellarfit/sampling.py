@@ -162,7 +162,7 @@ def sample(
         moves=[(emcee.moves.DEMove(), 0.8), (emcee.moves.DESnookerMove(), 0.2)],
     )
     rng = np.random.default_rng(seed)
-    ensemble.random_state = np.random.RandomState(seed).get_state()  # noqa: NPY002 (emcee's)
+    ensemble.random_state = np.random.RandomState(seed).get_state()
     _run(ensemble, _first_walkers(problem, best, count, rng), max_steps, progress)
     return _posterior(best, ensemble)
 
@@ -212,7 +212,8 @@ def _first_walkers(
 
 def _run(ensemble: Any, walkers: Array, max_steps: int, progress: bool) -> None:
     """Take steps until the chain holds enough autocorrelation times, or `max_steps`."""
-    with tqdm(total=max_steps, desc="emcee", unit="step", disable=None if progress else True) as bar:
+    quiet = None if progress else True
+    with tqdm(total=max_steps, desc="emcee", unit="step", disable=quiet) as bar:
         for _ in ensemble.sample(walkers, iterations=max_steps):
             bar.update()
             if ensemble.iteration % 100 == 0:
@@ -233,7 +234,8 @@ def _posterior(best: FitResult, ensemble: Any) -> Posterior:
     if not ACCEPTANCE[0] <= acceptance <= ACCEPTANCE[1]:
         problems.append(f"the acceptance of {acceptance:.2f} lies outside "
                         f"{ACCEPTANCE[0]}-{ACCEPTANCE[1]}")
-    verdict = "; ".join(problems) or f"{steps} steps are {steps / longest:.0f} autocorrelation times"
+    good = f"{steps} steps are {steps / longest:.0f} autocorrelation times"
+    verdict = "; ".join(problems) or good
     burn_in = int(min(2.0 * longest, steps // 2)) if np.isfinite(longest) else steps // 2
     finished = replace(best, provenance={**best.provenance, "sampler": "emcee", "steps": steps})
     return Posterior(finished, ensemble.get_chain(), ensemble.get_log_prob(), tau, acceptance,

@@ -20,15 +20,17 @@ import numpy as np
 import torch
 from numpy.polynomial import chebyshev
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter1d
 from scipy.signal import correlate
 from scipy.stats import qmc
+from torch import Tensor
 
 from emulators import Emulator
 from stellarfit.doppler import SPEED_OF_LIGHT
 from stellarfit.lsf import SIGMA_PER_FWHM
 from stellarfit.parameters import STAGES, Parameters
 from stellarfit.polytope import bounding_box, nearest
-from stellarfit.rotation import nodes_for, rotate
+from stellarfit.rotation import LIMB_DARKENING, nodes_for, rotate
 
 Array = NDArray[np.float64]
 TEMPLATE_VSINI = (3.0, 40.0)
@@ -82,10 +84,10 @@ def search(
         lags = 1
     data, weight = _on_log_grid(emulator, wavelength, flux, ivar, centre - lags, centre + lags)
 
+    sharp = _sharp_templates(emulator, parameters, theta)
     starts = []
     for v in vsini:
-        for row, template in zip(theta, _templates(emulator, parameters, theta, v, resolution),
-                                 strict=True):
+        for row, template in zip(theta, _broadened(sharp, v, resolution, step), strict=True):
             gain = _gain(template, data, weight)
             best = int(np.argmax(gain))
             lag = centre - lags + best + _peak_offset(gain, best)
@@ -114,39 +116,37 @@ def _template_parameters(parameters: Parameters, count: int, seed: int) -> Array
         points[:, i] = low[i] + unit[:, column] * (high[i] - low[i])
     for i, name in enumerate(parameters.names):
         if name in STAGES:
-            points[:, i] = parameters_middle(name, low[i], high[i])
+            harmless = {"vsini": 5.0, "epsilon": LIMB_DARKENING,
+                        "resolution": parameters.resolution}.get(name, 0.0)
+            points[:, i] = np.clip(harmless, low[i], high[i])
     return np.array([nearest(p, parameters.scale, parameters.G, parameters.h) for p in points])
 
 
-def parameters_middle(name: str, low: float, high: float) -> float:
-    """Return a harmless value of a stage's parameter."""
-    preferred = {"rv": 0.0, "vsini": 5.0, "epsilon": 0.6}.get(name, np.sqrt(max(low, 1.0) * high))
-    return float(np.clip(preferred, low, high))
-
-
-def _templates(
-    emulator: Emulator, parameters: Parameters, theta: Array, vsini: float, resolution: float
-) -> Array:
-    """Return broadened, continuum-normalised templates (n_template, n_grid) on the log grid."""
+def _sharp_templates(emulator: Emulator, parameters: Parameters, theta: Array) -> Tensor:
+    """Return the templates' spectra (n_template, n_grid) on the emulator's log grid."""
     low, high = np.log(emulator.wavelength_range)
     step, count = emulator.log_step, int((high - low) / emulator.log_step + 1e-3) + 1
     grid = np.exp(low + step * np.arange(count)).clip(*emulator.wavelength_range)
     labels = torch.as_tensor(theta @ parameters.A.T + parameters.b, device=emulator.device)
     with torch.inference_mode():
-        flux = emulator.flux(labels, torch.as_tensor(grid, device=emulator.device)).double()
-        rotated = rotate(flux, torch.full((len(theta),), vsini, device=flux.device),
+        return emulator.flux(labels, torch.as_tensor(grid, device=emulator.device)).double()
+
+
+def _broadened(sharp: Tensor, vsini: float, resolution: float, step: float) -> Array:
+    """Return templates broadened by rotation and instrument, their continuum normalised."""
+    with torch.inference_mode():
+        rotated = rotate(sharp, torch.full((len(sharp),), vsini, device=sharp.device),
                          log_step=step, nodes=nodes_for(vsini, step)).cpu().numpy()
-    return np.array([
-        t / _upper_continuum(np.arange(count), t, np.ones(count))
-        for t in _smooth(rotated, SIGMA_PER_FWHM / resolution / step)
-    ])
+    x, even = np.arange(rotated.shape[1], dtype=float), np.ones(rotated.shape[1])
+    smooth = _smooth(rotated, SIGMA_PER_FWHM / resolution / step)
+    return np.array([t / _upper_continuum(x, t, even) for t in smooth])
 
 
 def _smooth(flux: Array, sigma: float) -> Array:
     """Convolve rows with a Gaussian of sigma pixels."""
-    from scipy.ndimage import gaussian_filter1d
-
-    return np.asarray(gaussian_filter1d(flux, sigma, axis=-1, mode="nearest")) if sigma > 0.3 else flux
+    if sigma <= 0.3:
+        return flux
+    return np.asarray(gaussian_filter1d(flux, sigma, axis=-1, mode="nearest"))
 
 
 def _upper_continuum(x: Array, y: Array, weight: Array, degree: int = 3) -> Array:
@@ -163,7 +163,7 @@ def _upper_continuum(x: Array, y: Array, weight: Array, degree: int = 3) -> Arra
             break
         keep = wanted
     level = np.median(y[good])
-    return np.maximum(np.asarray(fit(scaled)), 0.1 * abs(level) + 1e-30)
+    return np.asarray(np.maximum(fit(scaled), 0.1 * abs(level) + 1e-30))
 
 
 def _on_log_grid(
@@ -204,7 +204,7 @@ def _gain(template: Array, data: Array, weight: Array) -> Array:
     w, wy = sums(one, weight), sums(one, weight * data)
     wtt, wyt = sums(template**2, weight), sums(template, weight * data)
     floor = 1e-9 * weight.sum()
-    return wyt**2 / np.maximum(wtt, floor) - wy**2 / np.maximum(w, floor)
+    return np.asarray(wyt**2 / np.maximum(wtt, floor) - wy**2 / np.maximum(w, floor))
 
 
 def _peak_offset(gain: Array, best: int) -> float:

@@ -85,7 +85,8 @@ def main(path: str) -> None:
     truth = {k: round(v, 4) for k, v in {**labels, **ratios, "rv": RV, "vsini": VSINI}.items()}
     (folder / "example-truth.json").write_text(json.dumps(
         {"source": f"validation row {row} of the FGK reference grid, nearest to the Sun",
-         "resolution": RESOLUTION, "snr": SNR, "epsilon": EPSILON, "labels": truth}, indent=1) + "\n")
+         "resolution": RESOLUTION, "snr": SNR, "epsilon": EPSILON, "labels": truth},
+        indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -71,6 +71,22 @@ class WavelengthEncoding(nn.Module):
         return torch.cat([torch.sin(angle), torch.cos(angle)], dim=-1).to(dtype)
 
 
+class RMSNorm(nn.Module):
+    """Root-mean-square normalisation of the last axis, with a learnt scale.
+
+    Plain operations rather than `torch.nn.RMSNorm`, whose forward-mode derivative goes
+    through a slow decomposition and whose epsilon depends on the precision.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x / rms(x) * weight, of the shape of x."""
+        return x * torch.rsqrt((x * x).mean(-1, keepdim=True) + 1e-6) * self.weight
+
+
 class Block(nn.Module):
     """Cross-attention onto the label tokens, then a feed-forward network.
 
@@ -84,10 +100,10 @@ class Block(nn.Module):
         self.key = nn.Linear(dim, dim, bias=False)
         self.value = nn.Linear(dim, dim, bias=False)
         self.output = nn.Linear(dim, dim, bias=False)
-        self.attention_norm = nn.RMSNorm(dim)
+        self.attention_norm = RMSNorm(dim)
         self.up = nn.Linear(dim, feedforward * dim)
         self.down = nn.Linear(feedforward * dim, dim)
-        self.feedforward_norm = nn.RMSNorm(dim)
+        self.feedforward_norm = RMSNorm(dim)
 
     def fold(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Return A (n_spec, dim, heads*tokens), C (n_spec, heads*tokens, dim) of the tokens."""
@@ -163,11 +179,11 @@ class Transformer(nn.Module):
         self.embed_wavelength = nn.Linear(2 * n_period, dim)
         self.embed_labels = nn.Sequential(
             nn.Linear(n_label, 4 * dim), nn.GELU(approximate="tanh"),
-            nn.Linear(4 * dim, tokens * dim), nn.Unflatten(-1, (tokens, dim)), nn.RMSNorm(dim),
+            nn.Linear(4 * dim, tokens * dim), nn.Unflatten(-1, (tokens, dim)), RMSNorm(dim),
         )
-        self.query_norm = nn.RMSNorm(dim) if residual == "residual" else nn.Identity()
+        self.query_norm = RMSNorm(dim) if residual == "residual" else nn.Identity()
         self.blocks = nn.ModuleList(Block(dim, heads, feedforward) for _ in range(layers))
-        self.final_norm = nn.RMSNorm(dim)
+        self.final_norm = RMSNorm(dim)
         self.head = nn.Sequential(
             nn.Linear(dim, head), nn.GELU(approximate="tanh"), nn.Linear(head, 1)
         )

@@ -1,0 +1,84 @@
+"""How far the example star's fit is from its truth, and what part is the emulator's error.
+
+``python -m benchmarks.example_star GRID`` with the FGK reference grid; writes
+``benchmarks/results/example.json``.
+
+Three fits of the same pixels: the example itself; a noiseless copy whose star is the grid's
+spectrum (what is off is the emulator's error and the elements that follow iron in the fit
+but not in the star); a noiseless copy made by the emulator at the true labels (what is off
+is the elements alone).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from importlib import resources
+from pathlib import Path
+
+import click
+import h5py
+import numpy as np
+import torch
+
+import emulators
+import stellarfit
+from stellarfit.forward import ForwardModel
+from stellarfit.parameters import make_parameters
+from stellarfit.rotation import nodes_for
+
+RESULTS = Path(__file__).parent / "results"
+SPECTRA = Path(str(resources.files("emulators.data"))) / "spectra"
+
+
+def observed(model: ForwardModel, rest: torch.Tensor, truth: dict[str, float]) -> np.ndarray:
+    """Return the flux (n_pix,) of a rest-frame spectrum at the star's rv, vsini and R."""
+    stages = torch.tensor([[truth["rv"], truth["vsini"], 30_000.0, 0.6]], dtype=torch.float64)
+    nodes = nodes_for(truth["vsini"], model.log_step)
+    return model.observe(rest[None], stages, nodes)[0].double().numpy()
+
+
+@click.command(help=__doc__)
+@click.argument("grid", type=click.Path(exists=True, dir_okay=False))
+def main(grid: str) -> None:
+    """Fit the three versions and report."""
+    truth = json.loads((SPECTRA / "example-truth.json").read_text())["labels"]
+    emulator = emulators.load("mgb-fgk")
+    fitted = stellarfit.fit(SPECTRA / "example.fits", resolution=30_000, emulator=emulator)
+
+    names = list(emulator.labels.names)
+    parameters = make_parameters(emulator.labels, emulator.domain,
+                                 free=names, resolution=30_000)
+    star = fitted.spectrum
+    model = ForwardModel(emulator, parameters, star.wavelength, resolution=30_000)
+    labels = torch.tensor([[truth[n] for n in names]], dtype=torch.float64)
+    with h5py.File(grid) as file:
+        split, values = file["split"][:], file["labels"][:]
+        row = int(np.argmin(np.abs(values[:, 0] - truth["teff"]) + 1e9 * (split != 1)))
+        scale = file["flux"].attrs["scale"]
+        synthetic = torch.as_tensor(file["flux"][row].astype(np.float32) * np.float32(scale))
+    with torch.no_grad():
+        emulated = emulator.flux(labels, model.grid)[0]
+        versions = {"noiseless": synthetic, "noiseless, by the emulator": emulated}
+        report = {"example": fitted}
+        for key, rest in versions.items():
+            clean = observed(model, rest, truth) * fitted.continuum
+            report[key] = stellarfit.fit(replace(star, flux=clean), resolution=30_000,
+                                         emulator=emulator)
+    errors = [fitted.errors[n] for n in fitted.names]
+    rows = {n: {"truth": truth[n], "error": e,
+                **{key: r.labels[n] - truth[n] for key, r in report.items()}}
+            for n, e in zip(fitted.names, errors, strict=True)}
+    print(f"{'':8s} {'truth':>9s} {'error':>8s} " + " ".join(f"{k:>26s}" for k in report))
+    for n, row_ in rows.items():
+        print(f"{n:8s} {row_['truth']:9.3f} {row_['error']:8.3f} " + " ".join(
+            f"{row_[k]:+15.3f} ({row_[k] / row_['error']:+6.1f} σ)" for k in report))
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "example.json").write_text(json.dumps(
+        {"emulator": emulator.identity, "seconds": fitted.provenance["seconds"],
+         "reduced_chi2": fitted.reduced_chi2, "flux_mae_of_this_star":
+             float((emulated - synthetic).abs().mean()), "parameters": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

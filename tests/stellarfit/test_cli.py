@@ -1,0 +1,81 @@
+"""The command line: files in, files out, exit codes that scripts can trust."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import emulators
+from stellarfit.cli import main
+
+FEW = ["--resolution", "40000", "--free", "teff,fe_h,rv", "--fix", "logg=4.5", "--fix", "vmic=1",
+       "--fix", "vsini=0"]
+
+
+@pytest.fixture(scope="module")
+def star(tmp_path_factory):
+    wavelength = np.arange(5180.0, 5200.0, 0.1)
+    labels = {"teff": 5200.0, "logg": 4.5, "vmic": 1.0, "fe_h": -0.3}
+    flux = emulators.load("mgb-fgk")(labels, wavelength).detach().numpy()
+    path = tmp_path_factory.mktemp("stars") / "star.one.txt"
+    np.savetxt(path, np.column_stack([wavelength, flux, np.full(len(flux), 0.01)]))
+    return path
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, [str(a) for a in arguments])
+
+
+def test_fit_writes_result_table_and_picture(star, tmp_path):
+    done = run("fit", star, "--medium", "air", *FEW, "-o", tmp_path / "new" / "out")
+    assert done.exit_code == 0, done.output
+    assert "teff" in done.output
+    assert {p.name for p in (tmp_path / "new" / "out").iterdir()} == {
+        "star.one.h5", "star.one.ecsv", "star.one.png"}
+
+
+def test_json_is_json_and_a_bad_file_does_not_stop_the_others(star, tmp_path):
+    bad = tmp_path / "empty.fits"
+    bad.touch()
+    done = run("fit", bad, star, "--medium", "air", *FEW, "--json", "--no-plot", "-o", tmp_path)
+    assert done.exit_code == 1
+    first, second = json.loads(done.stdout)
+    assert "empty" in first["error"]
+    assert set(second["labels"]) == {"teff", "fe_h", "rv"}
+    assert second["provenance"]["emulator"].startswith("mgb-fgk@")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(("arguments", "code", "message"), [
+    (["fit"], 2, "Missing argument"),
+    (["fit", "absent.fits", "-R", "2000"], 1, "absent.fits"),
+    (["fit", "absent.fits", "-R", "2000", "-e", "nope"], 1, "no emulator 'nope'"),
+    (["fit", "absent.fits", "--fix", "teff"], 2, "NAME=VALUE"),
+    (["fit", "absent.fits", "--fix", "teff=hot"], 2, "NAME=NUMBER"),
+])
+def test_errors_are_one_line_and_have_their_exit_code(arguments, code, message):
+    done = run(*arguments)
+    assert done.exit_code == code
+    assert message in done.output
+    assert "Traceback" not in done.output
+
+
+def test_sample_writes_samples(star, tmp_path):
+    done = run("sample", star, "--medium", "air", *FEW, "--max-steps", 20, "--walkers", 8,
+               "--no-plot", "-o", tmp_path)
+    assert done.exit_code == 0, done.output
+    assert "NOT converged" in done.output
+    assert (tmp_path / "star.one-samples.ecsv").exists()
+
+
+def test_help_does_not_import_torch():
+    code = (
+        "import sys; from stellarfit.cli import main; main(['--help'], standalone_mode=False); "
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

@@ -1,0 +1,73 @@
+"""Results: what is saved comes back, tables carry units, plots are drawn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import emulators
+from stellarfit import Spectrum, fit, load_result
+
+
+@pytest.fixture(scope="module")
+def result():
+    emulator = emulators.load("mgb-fgk")
+    wavelength = np.arange(5180.0, 5210.0, 0.1)
+    labels = {"teff": 5200.0, "logg": 4.5, "vmic": 1.0, "fe_h": -0.3}
+    flux = emulator(labels, wavelength).detach().double().numpy()
+    mask = np.zeros(len(flux), dtype=bool)
+    mask[50:60] = True
+    star = Spectrum(wavelength, flux, ivar=np.full(len(flux), 1e4), mask=mask, medium="air",
+                    name="mock <b>")
+    return fit(star, resolution=40_000, emulator=emulator, free=["teff", "fe_h", "rv"],
+               fixed={"logg": 4.5, "vmic": 1.0, "vsini": 0.0})
+
+
+def test_a_saved_result_comes_back_identical(result, tmp_path):
+    loaded = load_result(result.save(tmp_path / "fit.h5"))
+    assert loaded.labels == result.labels
+    assert loaded.errors == result.errors
+    assert loaded.summary() == result.summary()
+    assert loaded.provenance == result.provenance
+    for name in ("covariance", "used", "model", "continuum"):
+        np.testing.assert_array_equal(getattr(loaded, name), getattr(result, name))
+    np.testing.assert_array_equal(loaded.spectrum.flux, result.spectrum.flux)
+    np.testing.assert_array_equal(loaded.spectrum.mask, result.spectrum.mask)
+
+
+def test_a_damaged_result_is_refused_in_one_sentence(result, tmp_path):
+    path = result.save(tmp_path / "fit.h5")
+    content = bytearray(path.read_bytes())
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match="not a readable result"):
+        load_result(path)
+    path.write_text("not HDF5")
+    with pytest.raises(ValueError, match="not a readable result"):
+        load_result(path)
+    with pytest.raises(FileNotFoundError, match="no result"):
+        load_result(tmp_path / "absent.h5")
+
+
+def test_the_table_has_units_descriptions_and_survives_ecsv(result, tmp_path):
+    from astropy.table import Table
+
+    table = result.to_table()
+    assert str(table["teff"].unit) == "K"
+    assert str(table["e_rv"].unit) == "km / s"
+    assert "[Fe/H]" in table["fe_h"].description
+    table.write(tmp_path / "fit.ecsv")
+    again = Table.read(tmp_path / "fit.ecsv")
+    assert again["teff"][0] == result.labels["teff"]
+    assert again.meta["emulator_sha256"] == result.provenance["emulator_sha256"]
+
+
+def test_the_plot_greys_masked_pixels_and_names_the_labels(result, tmp_path):
+    pytest.importorskip("matplotlib").use("Agg")
+    figure = result.plot()
+    top = figure.axes[0]
+    shaded = [p for p in top.patches if p.get_x() > 5184 and p.get_x() < 5186]
+    assert shaded
+    text = "".join(t.get_text() for axes in figure.axes for t in axes.texts)
+    assert "teff" in text
+    assert "K" in text
+    assert result.plot(tmp_path / "fit.png").stat().st_size > 10_000

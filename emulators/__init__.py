@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from emulators.grid import Grid
     from emulators.labels import Domain, LabelSet
     from emulators.metrics import evaluate
-    from emulators.training import Recipe, train
+    from emulators.recipe import Recipe
+    from emulators.training import train
 
 __all__ = [
     "Domain", "DomainWarning", "Emulator", "Grid", "LabelSet", "Recipe",
@@ -20,7 +21,7 @@ __all__ = [
 # Loaded at first use, so that the command line can answer --help without torch.
 _HOMES = {
     "Domain": "labels", "DomainWarning": "emulator", "Emulator": "emulator", "Grid": "grid",
-    "LabelSet": "labels", "Recipe": "training", "available": "emulator",
+    "LabelSet": "labels", "Recipe": "recipe", "available": "emulator",
     "evaluate": "metrics", "load": "emulator", "train": "training",
 }
 

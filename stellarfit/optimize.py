@@ -149,7 +149,7 @@ def _steps(
 ) -> tuple[Array, Array]:
     """Return each star's damped step inside the limits, and the fall of chi-square it promises."""
     G, h = limits
-    near = 1e-3 * (np.abs(G) @ scale)
+    near = 1e-2 * (np.abs(G) @ scale)
     steps, promise = np.zeros((len(stars), theta.shape[1])), np.zeros(len(stars))
     for k, star in enumerate(stars):
         H, g = information[star], gradient[star]

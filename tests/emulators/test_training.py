@@ -78,12 +78,12 @@ def test_reading_lazily_changes_nothing(grid_path: Path, short: Settings) -> Non
 KILLED = """
 import json, os, signal, sys
 import torch
-import emulators, emulators.training
+import emulators, emulators.run
 
 torch.set_num_threads(1)
 grid, out, where, count, settings = sys.argv[1:]
 owner, name = {"step": (torch.optim.AdamW, "step"),
-               "write": (emulators.training, "write_json")}[where]
+               "write": (emulators.run, "write_json")}[where]
 original, calls = getattr(owner, name), []
 
 def deadly(*args, **kwargs):

@@ -142,17 +142,16 @@ def test_a_start_outside_is_moved_inside(build):
     assert np.isfinite(solution.chi2[0])
 
 
-@pytest.mark.parametrize("start", [
-    [5500.0, 4.0, 1.0, -0.5, 0.0, 1.0, 5.0], [6800.0, 4.9, 2.4, 0.4, 0.3, 14.0, 1.0],
-    [4300.0, 3.0, 0.2, -1.5, -0.2, 10.0, 30.0],
-])
-def test_a_long_first_step_is_not_trapped_where_a_derivative_vanishes(build, start):
+def test_a_long_first_step_is_not_trapped_where_a_derivative_vanishes(build):
     # Rotation and microturbulence enter squared: at 0 nothing calls them back.
-    truth = np.array([[5700.0, 4.4, 1.0, 0.0, 0.05, 12.0, 4.0]])
-    model, data = build(truth)
-    solution = levenberg_marquardt(model, data, [start[:5] + [12.0 + 0.1 * start[5]] + start[6:]])
-    assert solution.converged[0]
-    assert solution.chi2[0] < 0.05
+    truth = np.tile([5700.0, 4.4, 1.0, 0.0, 0.05, 12.0, 4.0], (24, 1))
+    rng = np.random.default_rng(0)
+    low, high = [4200.0, 1.5, 0.1, -1.5, -0.3, 10.0, 3.0], [6800.0, 4.9, 2.4, 0.8, 0.3, 14.0, 40.0]
+    model, data = build(truth, low=5172.0, high=5192.0)
+    solution = levenberg_marquardt(model, data, rng.uniform(low, high, size=truth.shape))
+    assert solution.converged.all()
+    assert (solution.chi2 < 0.05).sum() >= 23
+    assert solution.iterations.mean() < 12
 
 
 def test_a_star_that_does_not_rotate_ends_at_no_rotation(build):

@@ -141,3 +141,11 @@ def test_a_free_resolution_is_fitted(lines, observe):
                             free=(*FREE, "resolution"), fixed={**FIXED, "vsini": 0.0})
     assert result.converged
     assert result.labels["resolution"] == pytest.approx(15_000.0, rel=0.03)
+
+
+@pytest.mark.parametrize("n_pix", [2, 3, 10])
+def test_a_handful_of_pixels_is_refused_in_one_sentence(lines, n_pix):
+    few = Spectrum(5180.0 + 0.1 * np.arange(n_pix), 1.0 + 0.01 * np.sin(np.arange(n_pix)),
+                   ivar=np.full(n_pix, 1e4), medium="air")
+    with pytest.raises(ValueError, match="usable pixels"):
+        stellarfit.fit(few, resolution=RESOLUTION, emulator=lines, free=FREE, fixed=FIXED)

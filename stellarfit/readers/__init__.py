@@ -1,0 +1,113 @@
+"""Files to spectra: FITS images and tables, ECSV, columns of text.
+
+:func:`read` looks at the first bytes of a file, not at its name, and hands it to one of
+three readers: FITS, ECSV or text.  What a FITS file holds is tried HDU by HDU:
+
+- *tables* with columns of the usual names, one pixel per row or (ESO phase 3) all pixels
+  in one row.  SDSS ``spec-*.fits`` are such tables: ``loglam`` in vacuum, ``ivar``, and
+  ``and_mask``, whose bits are set where *every* exposure had the problem: any bit masks.
+- *images* with a linear or logarithmic scale in the header, flux in the first row, and
+  perhaps an extension ERR, SIGMA, IVAR, ... of the same length.
+
+A mask column (``mask``, ``qual``, ``flags``, ...) is taken as 0 = good, anything else bad.
+
+The medium is that of the argument; else of the header (the name of the wavelength column,
+AIRORVAC, MEDIUM, VACUUM, CTYPE1 or UCD); else that of the instrument, where its pipeline
+always delivers the same.  ``meta["medium_from"]`` says which.  Nothing is guessed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from stellarfit.readers.content import Content, read_bytes
+from stellarfit.readers.fits import read_fits
+from stellarfit.readers.text import read_ecsv, read_text
+from stellarfit.spectrum import Spectrum
+
+READERS: dict[str, Callable[[Path, int | str | None], Content]] = {
+    "fits": read_fits, "ecsv": read_ecsv, "text": read_text,
+}
+
+
+def read(
+    path: str | Path,
+    *,
+    medium: str | None = None,
+    format: str | None = None,
+    hdu: int | str | None = None,
+) -> Spectrum:
+    """Read a spectrum from a file.
+
+    Parameters
+    ----------
+    path : str or Path
+        FITS (gzipped or not), ECSV, or text or CSV with columns wavelength, flux and
+        perhaps uncertainty; other columns and another order need a line of names.
+    medium : {'air', 'vacuum'}, optional
+        Of the wavelengths; overrules the file.  Needed where the file does not say.
+    format : {'fits', 'ecsv', 'text'}, optional
+        Recognised by the content when not given.
+    hdu : int or str, optional
+        The HDU of a FITS file to read; the first that holds a spectrum when not given.
+
+    Returns
+    -------
+    Spectrum
+        With ``meta`` entries ``file``, ``medium_from`` and, from FITS, ``hdu`` and what
+        the header says of instrument, date and flux unit.
+
+    Raises
+    ------
+    ValueError
+        When the file is empty, corrupted, not a spectrum or several, when its medium or
+        units are unknown, or when :class:`Spectrum` refuses what it holds.
+    FileNotFoundError
+        When there is no such file.
+
+    Examples
+    --------
+    >>> spectrum = read("star.fits")                                 # doctest: +SKIP
+    >>> spectrum = read("star.txt", medium="air")                    # doctest: +SKIP
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no spectrum at '{path}'")
+    if format is not None and format not in READERS:
+        raise ValueError(f"unknown format {format!r}; valid: {', '.join(READERS)}")
+    try:
+        content = READERS[format or recognise(path)](path, hdu)
+        return _spectrum(content, path, medium)
+    except ValueError as error:
+        raise ValueError(f"'{path}': {error}") from error
+
+
+def recognise(path: Path) -> str:
+    """Return the format of a file, 'fits', 'ecsv' or 'text', from its first bytes."""
+    head = read_bytes(path, 2880)
+    if not head.strip():
+        raise ValueError("the file is empty")
+    if head.startswith(b"SIMPLE"):
+        return "fits"
+    if head.startswith(b"# %ECSV"):
+        return "ecsv"
+    if b"\0" in head:
+        raise ValueError("this is not a spectrum we can read; give FITS, ECSV or columns of text")
+    return "text"
+
+
+def _spectrum(content: Content, path: Path, medium: str | None) -> Spectrum:
+    """Take what a file says to the door of :class:`Spectrum`."""
+    if content.named and medium not in (None, content.medium):
+        raise ValueError(f"the wavelengths are in {content.medium} by the name of their column, "
+                         f"but medium={medium!r} was given; leave it out and use to_medium")
+    known = medium or content.medium
+    if known is None:
+        raise ValueError(f"{content.doubt}; give medium='air' or medium='vacuum'")
+    meta = {**content.meta, "file": path.name,
+            "medium_from": "argument" if medium else content.medium_from}
+    return Spectrum(
+        content.wavelength, content.flux, ivar=content.ivar, uncertainty=content.uncertainty,
+        mask=content.mask, medium=known, name=content.name or path.name.split(".")[0], meta=meta,
+    )

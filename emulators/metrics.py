@@ -15,6 +15,8 @@ e = emulated - true flux over all spectra and pixels:
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -117,9 +119,15 @@ def emulate(
 
 
 def evaluate(
-    emulator: Emulator, grid: Grid, *, split: str = "validation"
+    emulator: Emulator, grid: Grid | str | Path, *, split: str = "validation"
 ) -> dict[str, float]:
     """Return the six measures of an emulator on a split of a grid.
+
+    Returns
+    -------
+    dict
+        ``mse``, ``mae``, ``maxae`` (the mean over spectra of each one's largest error),
+        ``mare``, ``qae95`` and ``qmae95``.
 
     Raises
     ------
@@ -128,6 +136,7 @@ def evaluate(
         lacks one of its labels, or has no spectrum, or one that is not finite, in that
         split.
     """
+    grid = grid if isinstance(grid, Grid) else Grid(grid)
     rows = grid.rows(split)
     if len(rows) == 0:
         raise ValueError(f"{grid!r} has no {split} spectra")

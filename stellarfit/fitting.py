@@ -25,7 +25,7 @@ from stellarfit.quality import Flag
 from stellarfit.readers import read
 from stellarfit.result import FitResult, relative_scatter
 from stellarfit.search import Start, search
-from stellarfit.spectrum import Spectrum
+from stellarfit.spectrum import Spectrum, from_specutils
 
 Array = NDArray[np.float64]
 DEFAULT_EMULATOR = "mgb-fgk"
@@ -76,7 +76,7 @@ def fit(
 
     Parameters
     ----------
-    spectrum : path, Spectrum, or (n_pix,) wavelengths
+    spectrum : path, Spectrum, specutils.Spectrum, or (n_pix,) wavelengths
     flux : (n_pix,) array, optional
         With bare wavelengths.
     instrument : str or Instrument, optional
@@ -185,13 +185,15 @@ def prepare(
 
 
 def as_spectrum(spectrum: Any, flux: Any = None, **options: Any) -> Spectrum:
-    """Return a Spectrum from a path, a Spectrum, or wavelengths and fluxes."""
+    """Return a Spectrum from a path, ours or one of specutils, or wavelengths and fluxes."""
     if isinstance(spectrum, Spectrum):
         if flux is not None or options:
             raise ValueError("a Spectrum brings its own flux, medium and errors; give nothing else")
         return spectrum
     if isinstance(spectrum, (str, Path)):
         return read(spectrum, **options)
+    if hasattr(spectrum, "spectral_axis"):
+        return from_specutils(spectrum, **options)
     if flux is None:
         raise ValueError("wavelengths without fluxes: call fit(wavelength, flux, ...)")
     return Spectrum(spectrum, flux, **options)

@@ -220,6 +220,25 @@ class Spectrum:
         return other
 
 
+def from_specutils(spectrum: Any, *, medium: str | None = None) -> Spectrum:
+    """Return a Spectrum from one of specutils (``Spectrum`` or ``Spectrum1D``).
+
+    Parameters
+    ----------
+    spectrum : specutils.Spectrum
+        One-dimensional; its uncertainty may be of any kind, its mask is honoured.
+    medium : {'air', 'vacuum'}
+        specutils does not keep it.
+    """
+    sigma = None
+    if spectrum.uncertainty is not None:
+        from astropy.nddata import StdDevUncertainty
+
+        sigma = spectrum.uncertainty.represent_as(StdDevUncertainty).quantity
+    return Spectrum(spectrum.spectral_axis, spectrum.flux, uncertainty=sigma,
+                    mask=spectrum.mask, medium=medium)
+
+
 def check_medium(medium: str | None) -> str:
     """Return `medium` if it is 'air' or 'vacuum'; anything else raises ValueError."""
     if medium is None:

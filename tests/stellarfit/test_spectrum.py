@@ -312,3 +312,23 @@ def test_the_repr_says_what_it_is():
     assert text.startswith("Spectrum('Sun', 5000.00-5005.90 Å air, 60 pixels, 3 masked, S/N ")
     wavelength, flux = noisy()
     assert "(estimated)" in repr(Spectrum(wavelength, flux, medium="vacuum"))
+
+
+def test_a_specutils_spectrum_is_taken_with_its_uncertainty_and_mask() -> None:
+    specutils = pytest.importorskip("specutils")
+    from astropy import units
+    from astropy.nddata import InverseVariance
+
+    from stellarfit.fitting import as_spectrum
+
+    theirs = specutils.Spectrum(
+        spectral_axis=np.linspace(515.0, 530.0, 50) * units.nm, flux=np.ones(50) * units.Jy,
+        uncertainty=InverseVariance(np.full(50, 400.0) / units.Jy**2),
+        mask=np.arange(50) == 7,
+    )
+    ours = as_spectrum(theirs, medium="vacuum")
+    np.testing.assert_allclose(ours.wavelength[[0, -1]], [5150.0, 5300.0])
+    np.testing.assert_allclose(ours.ivar[ours.good], 400.0)
+    assert ours.mask.tolist() == (np.arange(50) == 7).tolist()
+    with pytest.raises(ValueError, match=r"medium"):
+        as_spectrum(theirs)

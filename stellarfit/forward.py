@@ -29,6 +29,8 @@ from stellarfit.rotation import nodes_for, rotate
 
 SMALLEST_SIGMA = 0.7  # of the line-spread function, in steps of the rest-frame grid
 LARGEST_REFINEMENT = 4
+#: room (km/s) for rotation around observed pixels, beyond the range of velocities
+ROTATION_MARGIN = 60.0
 
 
 def refinement_for(emulator: Emulator, resolution: float) -> int:
@@ -97,7 +99,7 @@ class ForwardModel:
     ) -> None:
         """Cover what the observed pixels need, in whole steps from the first training pixel."""
         shifts = np.arctanh(np.array(rv_range) / SPEED_OF_LIGHT)
-        margin = 8.0 * SIGMA_PER_FWHM / resolution + 300.0 / SPEED_OF_LIGHT
+        margin = 8.0 * SIGMA_PER_FWHM / resolution + ROTATION_MARGIN / SPEED_OF_LIGHT
         need_low = np.log(self.wavelength[0]) - shifts.max() - margin
         need_high = np.log(self.wavelength[-1]) - shifts.min() + margin
         last = math.floor((log_high - log_low) / self.log_step + 1e-3)

@@ -154,7 +154,7 @@ def _upper_continuum(x: Array, y: Array, weight: Array, degree: int = 3) -> Arra
     scaled = 2.0 * (x - x[0]) / (x[-1] - x[0]) - 1.0
     good = weight > 0
     keep = good.copy()
-    degree = max(0, min(degree, np.count_nonzero(good) - 1))
+    degree = max(0, min(degree, int(good.sum()) - 1))
     for _ in range(6):
         fit = chebyshev.Chebyshev.fit(scaled[keep], y[keep], degree, domain=[-1, 1])
         residual = y - fit(scaled)

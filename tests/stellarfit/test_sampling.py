@@ -20,7 +20,7 @@ OPTIONS = {"resolution": 20_000, "free": ["teff", "fe_h"],
 @pytest.fixture(scope="module")
 def star():
     emulator = emulators.load("mgb-fgk")
-    wavelength = np.arange(5190.0, 5205.0, 0.15)
+    wavelength = np.arange(5191.0, 5199.0, 0.15)
     parameters = make_parameters(emulator.labels, emulator.domain, resolution=20_000,
                                  **{k: OPTIONS[k] for k in ("free", "fixed")})
     model = ForwardModel(emulator, parameters, wavelength, resolution=20_000)
@@ -32,14 +32,14 @@ def star():
 
 @pytest.fixture(scope="module")
 def posterior(star):
-    return sample(star, max_steps=600, walkers=32, seed=3, progress=False, **OPTIONS)
+    return sample(star, max_steps=400, walkers=16, seed=3, progress=False, **OPTIONS)
 
 
 def test_the_posterior_agrees_with_the_fit(posterior):
     fitted = posterior.fit
     sigma = np.sqrt(np.diag(fitted.covariance))
     assert (np.abs(posterior.samples.mean(0) - fitted.values) < 0.5 * sigma).all()
-    np.testing.assert_allclose(posterior.samples.std(0), sigma, rtol=0.25)
+    np.testing.assert_allclose(posterior.samples.std(0), sigma, rtol=0.3)
 
 
 def test_the_posterior_reports_acceptance_tau_and_a_verdict(posterior):
@@ -51,7 +51,7 @@ def test_the_posterior_reports_acceptance_tau_and_a_verdict(posterior):
 
 
 def test_a_short_chain_is_not_called_converged(star):
-    short = sample(star, max_steps=30, walkers=32, progress=False, **OPTIONS)
+    short = sample(star, max_steps=20, walkers=8, progress=False, **OPTIONS)
     assert not short.converged
     assert "needed" in short.verdict
 

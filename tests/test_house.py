@@ -1,0 +1,60 @@
+"""The shape of the house: public names, the direction of imports, what must not appear."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import emulators
+import stellarfit
+
+ROOT = Path(emulators.__file__).parents[1]
+SOURCES = [*sorted((ROOT / "emulators").rglob("*.py")), *sorted((ROOT / "stellarfit").rglob("*.py"))]
+
+
+def imported(path: Path) -> set[str]:
+    """Return the top-level packages that a file imports anywhere in it."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {a.name.split(".")[0] for a in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+def test_the_public_names_are_these_and_can_be_had():
+    assert emulators.__all__ == [
+        "Domain", "DomainWarning", "Emulator", "Grid", "LabelSet", "Recipe",
+        "available", "evaluate", "load", "train",
+    ]
+    assert stellarfit.__all__ == [
+        "FitResult", "Flag", "Instrument", "Posterior", "Spectrum",
+        "fit", "load_result", "read", "sample",
+    ]
+    for module in (emulators, stellarfit):
+        assert all(getattr(module, name).__doc__ for name in module.__all__)
+        with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+            module.nonsense  # noqa: B018
+
+
+def test_arrows_point_one_way():
+    for path in SOURCES:
+        if "emulators" in path.relative_to(ROOT).parts:
+            assert "stellarfit" not in imported(path), path
+
+
+def test_nothing_is_pickled_and_nothing_is_downloaded():
+    for path in SOURCES:
+        assert not imported(path) & {"pickle", "joblib", "dill", "shelve", "urllib", "requests"}, path
+
+
+def test_what_ships_is_small_and_named():
+    assert "mgb-fgk" in emulators.available()
+    from emulators.emulator import shipped
+
+    for path in shipped().rglob("*"):
+        assert path.suffix in ("", ".json", ".safetensors")
+        assert path.stat().st_size <= 10e6

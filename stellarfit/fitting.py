@@ -156,11 +156,11 @@ def prepare(
         emulator, parameters, observed.wavelength, observed.flux, ivar,
         resolution=instrument.resolution, seed=seed,
     )
-    rv, vsini = starts[0].rv, starts[0].vsini
+    rv, rotation = starts[0].rv, max(10.0, 1.5 * starts[0].vsini)
     parameters = parameters.with_limits("rv", rv - RV_MARGIN, rv + RV_MARGIN)
     model = ForwardModel(
         emulator, parameters, observed.wavelength, resolution=instrument.resolution,
-        rv_range=(rv - RV_MARGIN - vsini, rv + RV_MARGIN + vsini),
+        rv_range=(rv - RV_MARGIN - rotation, rv + RV_MARGIN + rotation),
     )
     weight = np.sqrt(np.where(model.covered, ivar, 0.0))
     n_good = np.count_nonzero(weight)
@@ -222,6 +222,8 @@ def overlap(spectrum: Spectrum, emulator: Emulator) -> Spectrum:
             f"all {len(cut)} pixels of '{spectrum.name or 'the spectrum'}' between {low:.0f} "
             f"and {high:.0f} Å, where emulator '{emulator.name}' lives, are masked: nothing to fit"
         )
+    if not cut.flux[cut.good].any():
+        raise ValueError(f"the flux is zero from {low:.0f} to {high:.0f} Å: nothing to fit")
     return cut
 
 
@@ -232,8 +234,10 @@ def _start_of(result: FitResult, parameters: Parameters) -> Start:
         known.setdefault(element[:-2] + "_fe", known[element] - known["fe_h"])
     if missing := [n for n in parameters.names if n not in known]:
         raise ValueError(f"start= has no value for {', '.join(missing)}")
+    # At vsini = 0 the derivative vanishes: an optimiser that starts there never leaves.
+    known["vsini"] = max(known.get("vsini", 0.0), 0.5)
     theta = np.array([known[n] for n in parameters.names])
-    return Start(theta, known.get("rv", 0.0), known.get("vsini", 0.0), np.inf)
+    return Start(theta, known.get("rv", 0.0), known["vsini"], np.inf)
 
 
 def _minimise(problem: Problem, method: str) -> optimize.Solution:

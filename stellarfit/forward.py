@@ -1,13 +1,14 @@
 """The forward model: the emulator and the observing stages, composed.
 
-labels -> flux on a rest-frame grid -> rotation -> Doppler shift, line-spread function and
-pixels.  The continuum is not here: it is linear and solved for (`continuum`).  Every stage
-is differentiable and works on a batch of stars that share observed pixels.
+labels -> flux at the training pixels -> rotation -> interpolation, where the instrument
+resolves more than they sample -> Doppler shift, line-spread function and pixels.  The
+continuum is not here: it is linear and solved for (`continuum`).  Every stage is
+differentiable and works on a batch of stars that share observed pixels.
 
-The rest-frame grid is uniform in ln(wavelength) and holds the training pixels of the
-emulator, with as many points between them as the line-spread function needs: a Gaussian of
-0.7 steps or more is integrated by its sum over the grid to 1e-4 of what varies between
-neighbouring points (Poisson summation: 2 exp(-2 pi^2 0.7^2)).
+The rest-frame grid is that of the training pixels, uniform in ln(wavelength): there alone
+was the emulator held to the synthesis.  A Gaussian line-spread function of 0.7 steps or more
+is integrated by its sum over the grid to 1e-4 of what varies between neighbouring points
+(Poisson summation: 2 exp(-2 pi^2 0.7^2)); for a narrower one the steps are divided.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from torch.func import jvp, vmap
 
 from emulators import Emulator
 from stellarfit.doppler import SPEED_OF_LIGHT, log_shift
+from stellarfit.interpolation import EDGE, refine
 from stellarfit.lsf import SIGMA_PER_FWHM, LineSpread, sigma_of
 from stellarfit.parameters import RESOLUTION_MARGIN, STAGES, Parameters
 from stellarfit.rotation import nodes_for, rotate
@@ -30,7 +32,7 @@ from stellarfit.rotation import nodes_for, rotate
 SMALLEST_SIGMA = 0.7  # of the line-spread function, in steps of the rest-frame grid
 LARGEST_REFINEMENT = 4
 #: room (km/s) for rotation around observed pixels, beyond the range of velocities
-ROTATION_MARGIN = 60.0
+ROTATION_MARGIN = 150.0
 
 
 def refinement_for(emulator: Emulator, resolution: float) -> int:
@@ -77,12 +79,14 @@ class ForwardModel:
         if not free:
             resolution = float(parameters.stage_b[list(STAGES).index("resolution")])
         smallest = resolution / margin
-        self.log_step = emulator.log_step / refinement_for(emulator, resolution * margin)
+        self.log_step = emulator.log_step
+        self.refinement = refinement_for(emulator, resolution * margin)
         log_low, log_high = np.log(emulator.wavelength_range)
         self._settle_grid(log_low, log_high, rv_range, smallest)
         self.spread = LineSpread(
-            self.wavelength, log_start=self.log_start, log_step=self.log_step,
-            n_grid=len(self.grid), smallest_resolution=smallest, device=emulator.device,
+            self.wavelength, log_start=self.log_start, log_step=self.log_step / self.refinement,
+            n_grid=self.refinement * (len(self.grid) - 1) + 1, smallest_resolution=smallest,
+            device=emulator.device,
         )
         self.covered = self._covered(log_low, log_high, rv_range, smallest)
 
@@ -115,7 +119,7 @@ class ForwardModel:
         self, log_low: float, log_high: float, rv_range: tuple[float, float], resolution: float
     ) -> NDArray[np.bool_]:
         shifts = np.arctanh(np.array(rv_range) / SPEED_OF_LIGHT)
-        reach = self.spread.reach(resolution)
+        reach = self.spread.reach(resolution) + (self.refinement > 1) * EDGE * self.log_step
         rest = np.log(self.wavelength)
         return np.asarray(
             (rest - shifts.max() - reach >= log_low) & (rest - shifts.min() + reach <= log_high)
@@ -177,4 +181,5 @@ class ForwardModel:
         """Return observed (..., n_spec, n_pix) of flux or tangents (..., n_spec, n_grid)."""
         rv, vsini, resolution, epsilon = stages.unbind(-1)
         rotated = rotate(rest, vsini, log_step=self.log_step, epsilon=epsilon, nodes=nodes)
-        return self.spread(rotated, log_shift(rv), sigma_of(resolution))
+        fine = refine(rotated, self.refinement)
+        return self.spread(fine, log_shift(rv), sigma_of(resolution))

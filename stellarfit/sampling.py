@@ -200,10 +200,8 @@ def _first_walkers(
     walkers = np.array([
         nearest(centre + d, parameters.scale, parameters.G, parameters.h) for d in drawn
     ])
-    # Walkers on a face would span no volume there.
-    inner = nearest(centre, parameters.scale, parameters.G,
-                    parameters.h - 0.1 * np.abs(parameters.G) @ np.minimum(
-                        parameters.scale, np.sqrt(np.diag(spread))))
+    # Walkers on a face would span no volume there; towards their mean it is always inside.
+    inner = walkers.mean(axis=0)
     outside = np.linalg.norm(walkers - centre - drawn, axis=1) > 0
     pull = rng.uniform(0.05, 0.95, size=(count, 1))
     walkers[outside] = (inner + pull * (walkers - inner))[outside]

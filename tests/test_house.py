@@ -11,7 +11,8 @@ import emulators
 import stellarfit
 
 ROOT = Path(emulators.__file__).parents[1]
-SOURCES = [*sorted((ROOT / "emulators").rglob("*.py")), *sorted((ROOT / "stellarfit").rglob("*.py"))]
+SOURCES = sorted(p for package in ("emulators", "stellarfit")
+                 for p in (ROOT / package).rglob("*.py"))
 
 
 def imported(path: Path) -> set[str]:
@@ -48,7 +49,8 @@ def test_arrows_point_one_way():
 
 def test_nothing_is_pickled_and_nothing_is_downloaded():
     for path in SOURCES:
-        assert not imported(path) & {"pickle", "joblib", "dill", "shelve", "urllib", "requests"}, path
+        forbidden = {"pickle", "joblib", "dill", "shelve", "urllib", "requests"}
+        assert not imported(path) & forbidden, path
 
 
 def test_what_ships_is_small_and_named():

@@ -138,7 +138,8 @@ def test_masked_pixels_do_not_matter(emulator, star):
 def test_no_overlap_is_one_sentence_with_both_ranges(emulator):
     wavelength = np.arange(3800.0, 4900.0, 0.5)
     with pytest.raises(ValueError, match=r"3800-4900 Å, but emulator 'mgb-fgk' covers 5150-5300 Å"):
-        fit(wavelength, np.ones(len(wavelength)), medium="air", resolution=2000, emulator=emulator)
+        fit(wavelength, np.ones(len(wavelength)), ivar=np.ones(len(wavelength)), medium="air",
+            resolution=2000, emulator=emulator)
 
 
 def test_overlap_that_is_all_masked_is_named(emulator):
@@ -147,6 +148,13 @@ def test_overlap_that_is_all_masked_is_named(emulator):
     with pytest.raises(ValueError, match="masked"):
         fit(wavelength, np.ones(len(wavelength)), ivar=np.ones(len(wavelength)), mask=mask,
             medium="air", resolution=2000, emulator=emulator)
+
+
+def test_a_spectrum_of_zeros_is_named(emulator):
+    wavelength = np.arange(5160.0, 5200.0, 0.1)
+    with pytest.raises(ValueError, match="zero from 5150 to 5300"):
+        fit(wavelength, np.zeros(400), ivar=np.ones(400), medium="air", resolution=2e4,
+            emulator=emulator)
 
 
 def test_too_few_pixels_are_counted(emulator):

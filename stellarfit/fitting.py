@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from importlib.metadata import version
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,56 +12,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-import emulators
 from emulators import Emulator
 from stellarfit import optimize
-from stellarfit.continuum import basis
-from stellarfit.doppler import SPEED_OF_LIGHT
-from stellarfit.forward import ForwardModel, refinement_for
-from stellarfit.instrument import Instrument, instrument_for
-from stellarfit.parameters import STAGES, Parameters, make_parameters
+from stellarfit.forward import refinement_for
+from stellarfit.instrument import Instrument
+from stellarfit.parameters import STAGES
+from stellarfit.problem import DEFAULT_EMULATOR, Problem, prepare
 from stellarfit.quality import Flag
-from stellarfit.readers import read
 from stellarfit.result import FitResult, relative_scatter
-from stellarfit.search import Start, search
-from stellarfit.spectrum import Spectrum, from_specutils
 
 Array = NDArray[np.float64]
-DEFAULT_EMULATOR = "mgb-fgk"
 METHODS = ("lm", "adam")
-#: how far (km/s) rv may move from its first guess
-RV_MARGIN = 30.0
-FEWEST_PIXELS = 20
-
-
-@dataclass(frozen=True, eq=False)
-class Problem:
-    """All that a fit and a sampler need to know of one star.
-
-    Attributes
-    ----------
-    spectrum : Spectrum
-        Its pixels that overlap the emulator, in the emulator's medium.
-    model : ForwardModel
-    data : optimize.Data
-        One row; weights are 0 where a pixel is not used.
-    starts : list of Start
-        First guesses, the best first.
-    instrument : Instrument
-    provenance : dict
-    """
-
-    spectrum: Spectrum
-    model: ForwardModel
-    data: optimize.Data
-    starts: list[Start]
-    instrument: Instrument
-    provenance: dict[str, Any]
-
-    @property
-    def used(self) -> NDArray[np.bool_]:
-        """Pixels that enter, (n_pix,) bool."""
-        return np.asarray(self.data.weight[0].cpu().numpy() > 0)
 
 
 def fit(
@@ -129,118 +89,14 @@ def fit(
         free=free, fixed=fixed, tied=tied, continuum=continuum, start=start, seed=seed,
         **spectrum_options,
     )
-    solution = _minimise(problem, method)
-    problem.provenance.update(method=method, seconds=round(time.perf_counter() - clock, 3))
-    return _result(problem, solution)
+    solution = minimise(problem, method)
+    result = conclude(problem, solution)
+    result.provenance.update(method=method, seconds=round(time.perf_counter() - clock, 3))
+    return result
 
 
-def prepare(
-    spectrum: Any, flux: Any = None, *, instrument: str | Instrument | None = None,
-    resolution: float | None = None, emulator: str | Path | Emulator = DEFAULT_EMULATOR,
-    free: Sequence[str] | None = None, fixed: Mapping[str, float] | None = None,
-    tied: Mapping[str, str] | None = None, continuum: int = 3,
-    start: FitResult | None = None, seed: int = 0, **spectrum_options: Any,
-) -> Problem:
-    """Set up the fit of one star; parameters as in :func:`fit`."""
-    observed = as_spectrum(spectrum, flux, **spectrum_options)
-    if not isinstance(emulator, Emulator):
-        emulator = emulators.load(emulator)
-    instrument = instrument_for(instrument, resolution)
-    parameters = make_parameters(
-        emulator.labels, emulator.domain, free=free, fixed=fixed, tied=tied,
-        resolution=instrument.resolution,
-    )
-    observed = overlap(observed, emulator)
-    ivar = np.where(observed.good, observed.ivar, 0.0)
-    starts = [_start_of(start, parameters)] if start is not None else search(
-        emulator, parameters, observed.wavelength, observed.flux, ivar,
-        resolution=instrument.resolution, seed=seed,
-    )
-    rv, rotation = starts[0].rv, max(10.0, 1.5 * starts[0].vsini)
-    parameters = parameters.with_limits("rv", rv - RV_MARGIN, rv + RV_MARGIN)
-    model = ForwardModel(
-        emulator, parameters, observed.wavelength, resolution=instrument.resolution,
-        rv_range=(rv - RV_MARGIN - rotation, rv + RV_MARGIN + rotation),
-    )
-    weight = np.sqrt(np.where(model.covered, ivar, 0.0))
-    n_good = np.count_nonzero(weight)
-    if n_good < max(FEWEST_PIXELS, len(parameters) + continuum + 1):
-        raise ValueError(
-            f"only {n_good} usable pixels of '{observed.name or 'the spectrum'}' fall on "
-            f"emulator '{emulator.name}': too few to fit {len(parameters)} parameters"
-        )
-    device = emulator.device
-    terms = basis(torch.as_tensor(observed.wavelength, device=device), continuum,
-                  emulator.wavelength_range)
-    data = optimize.Data(torch.as_tensor(observed.flux, device=device)[None],
-                         torch.as_tensor(weight, device=device)[None], terms)
-    provenance = {
-        "emulator": emulator.identity, "emulator_sha256": emulator.sha256,
-        "instrument": f"{instrument.name} (R = {instrument.resolution:g})",
-        "resolution": instrument.resolution, "continuum_degree": continuum,
-        "fixed": dict(fixed or {}), "tied": dict(tied or {}), "seed": seed,
-        "version": version("stellarfit"),
-    }
-    return Problem(observed, model, data, starts, instrument, provenance)
-
-
-def as_spectrum(spectrum: Any, flux: Any = None, **options: Any) -> Spectrum:
-    """Return a Spectrum from a path, ours or one of specutils, or wavelengths and fluxes."""
-    if isinstance(spectrum, Spectrum):
-        if flux is not None or options:
-            raise ValueError("a Spectrum brings its own flux, medium and errors; give nothing else")
-        return spectrum
-    if isinstance(spectrum, (str, Path)):
-        return read(spectrum, **options)
-    if hasattr(spectrum, "spectral_axis"):
-        return from_specutils(spectrum, **options)
-    if flux is None:
-        raise ValueError("wavelengths without fluxes: call fit(wavelength, flux, ...)")
-    return Spectrum(spectrum, flux, **options)
-
-
-def overlap(spectrum: Spectrum, emulator: Emulator) -> Spectrum:
-    """Return the pixels that may show light from the emulator's range, in its medium.
-
-    Raises
-    ------
-    ValueError
-        When there are none.
-    """
-    spectrum = spectrum.to_medium(emulator.medium)
-    low, high = emulator.wavelength_range
-    first, last = spectrum.wavelength[[0, -1]]
-    if first > high or last < low:
-        raise ValueError(
-            f"wavelengths run {first:.0f}-{last:.0f} Å, but emulator '{emulator.name}' covers "
-            f"{low:.0f}-{high:.0f} Å: nothing to fit"
-        )
-    margin = 1.0 + 500.0 / SPEED_OF_LIGHT
-    cut = spectrum.cut(low / margin, high * margin)
-    if not cut.good.any():
-        raise ValueError(
-            f"all {len(cut)} pixels of '{spectrum.name or 'the spectrum'}' between {low:.0f} "
-            f"and {high:.0f} Å, where emulator '{emulator.name}' lives, are masked: nothing to fit"
-        )
-    if not cut.flux[cut.good].any():
-        raise ValueError(f"the flux is zero from {low:.0f} to {high:.0f} Å: nothing to fit")
-    return cut
-
-
-def _start_of(result: FitResult, parameters: Parameters) -> Start:
-    """Return an earlier result as a first guess."""
-    known = {**result.provenance.get("fixed", {}), **result.labels}
-    for element in (n for n in result.label_names if n.endswith("_h") and n != "fe_h"):
-        known.setdefault(element[:-2] + "_fe", known[element] - known["fe_h"])
-    if missing := [n for n in parameters.names if n not in known]:
-        raise ValueError(f"start= has no value for {', '.join(missing)}")
-    # At vsini = 0 the derivative vanishes: an optimiser that starts there never leaves.
-    known["vsini"] = max(known.get("vsini", 0.0), 0.5)
-    theta = np.array([known[n] for n in parameters.names])
-    return Start(theta, known.get("rv", 0.0), known["vsini"], np.inf)
-
-
-def _minimise(problem: Problem, method: str) -> optimize.Solution:
+def minimise(problem: Problem, method: str) -> optimize.Solution:
+    """Return where an optimiser of ``METHODS`` ends from the best of the first guesses."""
     model, data = problem.model, problem.data
     theta = _best_start(problem)
     if method == "adam":
@@ -260,7 +116,8 @@ def _best_start(problem: Problem, candidates: int = 8) -> Array:
     return guesses[[int(chi2.argmin())]]
 
 
-def _result(problem: Problem, solution: optimize.Solution) -> FitResult:
+def conclude(problem: Problem, solution: optimize.Solution) -> FitResult:
+    """Return a solution as a result: labels, errors, model, flags."""
     model, data, parameters = problem.model, problem.data, problem.model.parameters
     theta = solution.theta[0]
     covariance, unconstrained = optimize.covariance(solution.information[0], parameters.scale)
@@ -280,7 +137,7 @@ def _result(problem: Problem, solution: optimize.Solution) -> FitResult:
         dof=int(used.sum()) - len(theta) - data.terms.shape[1],
         converged=bool(solution.converged[0]), iterations=int(solution.iterations[0]), flags=0,
         spectrum=problem.spectrum, used=used, model=fitted, continuum=continuum,
-        provenance=problem.provenance,
+        provenance={**problem.provenance, "at_limit": parameters.at_limit(theta)},
     )
     return replace(result, flags=int(_flags(problem, result, bool(unconstrained.any()))))
 
@@ -290,7 +147,7 @@ def _flags(problem: Problem, result: FitResult, unconstrained: bool) -> Flag:
     emulator, spectrum, used = problem.model.emulator, problem.spectrum, result.used
     low, high = np.log(emulator.wavelength_range)
     span = np.gradient(np.log(spectrum.wavelength))[used].sum() / (high - low)
-    at_limit = problem.model.parameters.at_limit(result.values)
+    at_limit = result.provenance["at_limit"]
     scatter = relative_scatter(spectrum.flux, result.model, result.continuum, used)
     refinement = refinement_for(emulator, problem.instrument.resolution)
     return Flag(sum(flag for flag, raised in (

@@ -24,6 +24,10 @@ class Instrument:
     resolution: float
     reference: str = ""
 
+    def __str__(self) -> str:
+        bare = f"R = {self.resolution:g}"
+        return bare if self.name == bare else f"{self.name} ({bare})"
+
     def __post_init__(self) -> None:
         if not 50 <= self.resolution <= 1e7:
             raise ValueError(
@@ -62,7 +66,7 @@ def instrument_for(
             f"lines is not known without it; instruments: {', '.join(PRESETS)}"
         )
     if resolution is not None:
-        return Instrument(f"R={resolution:g}", float(resolution))
+        return Instrument(f"R = {resolution:g}", float(resolution))
     if isinstance(instrument, Instrument):
         return instrument
     if instrument not in PRESETS:

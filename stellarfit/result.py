@@ -65,7 +65,8 @@ class FitResult:
     model, continuum : (n_pix,) float64
         Best model times continuum, in the unit of the flux, and the continuum alone.
     provenance : dict
-        Emulator and the hash of its weights, settings, seed, version, seconds.
+        Emulator and the hash of its weights, settings, seed, version, seconds, and the
+        parameters that ended at a limit.
     """
 
     names: tuple[str, ...]
@@ -137,6 +138,8 @@ class FitResult:
         ]
         for n, unit in zip(self.names, self.units, strict=True):
             lines.append(self._line(n, unit, truth))
+        if at_limit := self.provenance.get("at_limit"):
+            lines += ["", "at a limit: " + ", ".join(at_limit)]
         lines += ["", "flags: " + (str(self.flags) if self.flags else "none")]
         lines += [f"  - {text}" for text in describe(self.flags)]
         return "\n".join(lines)

@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from emulators.files import atomic_write
-from stellarfit.fitting import Problem, _minimise, _result, prepare
+from stellarfit.fitting import conclude, minimise
 from stellarfit.polytope import nearest
+from stellarfit.problem import Problem, prepare
 from stellarfit.result import FitResult, describe_parameter
 
 Array = NDArray[np.float64]
@@ -156,7 +157,7 @@ def sample(
         raise ValueError(
             f"{count} walkers are too few for {n_free} parameters; give at least {2 * n_free}"
         )
-    best = _result(problem, _minimise(problem, "lm"))
+    best = conclude(problem, minimise(problem, "lm"))
     ensemble = emcee.EnsembleSampler(
         count, n_free, lambda theta: log_posterior(problem, theta), vectorize=True,
         moves=[(emcee.moves.DEMove(), 0.8), (emcee.moves.DESnookerMove(), 0.2)],

@@ -8,9 +8,9 @@ import torch
 
 import emulators
 from stellarfit import Spectrum, sample
-from stellarfit.fitting import prepare
 from stellarfit.forward import ForwardModel
 from stellarfit.parameters import make_parameters
+from stellarfit.problem import prepare
 from stellarfit.sampling import log_posterior
 
 OPTIONS = {"resolution": 20_000, "free": ["teff", "fe_h"],

@@ -319,7 +319,7 @@ def test_a_specutils_spectrum_is_taken_with_its_uncertainty_and_mask() -> None:
     from astropy import units
     from astropy.nddata import InverseVariance
 
-    from stellarfit.fitting import as_spectrum
+    from stellarfit.problem import as_spectrum
 
     theirs = specutils.Spectrum(
         spectral_axis=np.linspace(515.0, 530.0, 50) * units.nm, flux=np.ones(50) * units.Jy,

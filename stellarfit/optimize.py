@@ -117,6 +117,8 @@ def levenberg_marquardt(
             chi2[stale], gradient[stale], information[stale] = (x.cpu().numpy() for x in at)
             iterations[stale] += 1
             fresh[stale] = False
+            # A star that blew up numerically is left where it is, not converged.
+            active = active[np.isfinite(information[active]).all(axis=(1, 2))]
         steps, promise = _steps(theta, gradient, information, damping, active, limits, scale)
         small = promise < tolerance * np.maximum(1.0, chi2[active] / np.maximum(1, n_good[active]))
         # A step made small by damping alone proves nothing.
@@ -211,6 +213,8 @@ def covariance(information: Array, scale: Array) -> tuple[Array, NDArray[np.bool
     A direction in which a move of a hundred typical sizes changes chi-square by less than
     one is not constrained; its parameters get an infinite variance.
     """
+    if not np.isfinite(information).all():
+        return np.diag(np.full(len(scale), np.inf)), np.ones(len(scale), dtype=bool)
     scaled = information * np.outer(scale, scale)
     values, vectors = np.linalg.eigh(scaled)
     silent = values < 1e-4

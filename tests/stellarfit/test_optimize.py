@@ -258,3 +258,14 @@ def test_errors_are_the_scatter_of_repeated_observations(build, n_draw):
     assert ((pulls.std(axis=0) > 0.8) & (pulls.std(axis=0) < 1.25)).all()
     dof = data.flux.shape[1] - len(free) - data.terms.shape[1]
     assert solution.chi2.mean() == pytest.approx(dof, rel=4 * np.sqrt(2 / dof / n_draw))
+
+
+def test_a_star_that_blows_up_neither_converges_nor_harms_the_others(build):
+    model, data = build(TRUTH[:2], noise_seed=3)
+    flux = data.flux.clone()
+    flux[1] = 1e308                                   # overflows when squared
+    alone = levenberg_marquardt(model, data, START[:2])
+    both = levenberg_marquardt(model, Data(flux, data.weight, data.terms), START[:2])
+    assert not both.converged[1]
+    np.testing.assert_allclose(both.theta[0], alone.theta[0])
+    assert np.isinf(covariance(np.full((2, 2), np.nan), np.ones(2))[0].diagonal()).all()

@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # One process per core: threads on top of that would fight over the cores.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 SHARED = Path(os.environ.get("STELLARFIT_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 
 

@@ -17,7 +17,6 @@ from importlib import resources
 from pathlib import Path
 
 import click
-import h5py
 import numpy as np
 import torch
 
@@ -52,11 +51,10 @@ def main(grid: str) -> None:
     star = fitted.spectrum
     model = ForwardModel(emulator, parameters, star.wavelength, resolution=30_000)
     labels = torch.tensor([[truth[n] for n in names]], dtype=torch.float64)
-    with h5py.File(grid) as file:
-        split, values = file["split"][:], file["labels"][:]
-        row = int(np.argmin(np.abs(values[:, 0] - truth["teff"]) + 1e9 * (split != 1)))
-        scale = file["flux"].attrs["scale"]
-        synthetic = torch.as_tensor(file["flux"][row].astype(np.float32) * np.float32(scale))
+    with emulators.Grid(grid) as file:
+        rows_ = file.rows("validation")
+        off = np.abs(file.labels[rows_, file.label_set.index("teff")] - truth["teff"])
+        synthetic = torch.as_tensor(file.flux(rows_[[int(np.argmin(off))]])[0])
     with torch.no_grad():
         emulated = emulator.flux(labels, model.grid)[0]
         versions = {"noiseless": synthetic, "noiseless, by the emulator": emulated}

@@ -7,6 +7,7 @@ its last checkpoint in ``runs/``.  With ``--only mlp`` (or base, fgk) one of the
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import click
@@ -60,6 +61,8 @@ def main(grids: Path, runs: Path, only: str | None) -> None:
                 "recipe": emulator.provenance["recipe"],
                 "threads": torch.get_num_threads(), "metrics": emulator.metrics,
             }, indent=1) + "\n")
+            run = runs / ("mlp" if name == "mlp" else f"mgb-{name}")
+            shutil.copy(run / "log.csv", RESULTS / f"training-{name}.csv")
             click.echo(f"{name}: {emulator!r}")
 
 

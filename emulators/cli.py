@@ -15,7 +15,7 @@ import click
 if TYPE_CHECKING:
     from emulators.emulator import Emulator
 
-FAILURES = (ValueError, FileNotFoundError, PermissionError, FloatingPointError)
+FAILURES = (ValueError, OSError, RuntimeError, FloatingPointError)
 
 
 class _Group(click.Group):
@@ -24,6 +24,8 @@ class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except click.exceptions.Exit:  # a RuntimeError by birth, and no failure
+            raise
         except FAILURES as error:
             raise click.ClickException(" ".join(str(error).split())) from error
 

@@ -1,7 +1,8 @@
 """An emulator: a trained network with the names, limits and history that make it usable.
 
 On disk an emulator is a folder of two files, ``emulator.json`` and
-``weights.safetensors``; the first holds the SHA-256 of the second, checked at every load.
+``weights-HASH.safetensors``; the first holds the SHA-256 of the second, checked at every
+load.  New weights get a new name, so that a save that is cut short leaves the old pair whole.
 Neither can carry code.
 """
 
@@ -23,7 +24,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as dump_tensors
 from torch import Tensor, nn
 
-from emulators.files import atomic_write, sha256, write_json
+from emulators.files import atomic_write, write_json
 from emulators.labels import Domain, LabelSet
 from emulators.networks import build, kind_of
 
@@ -109,8 +110,25 @@ class Emulator:
         return f"{self.name}@{self.sha256[:12] or 'unsaved'}"
 
     def to(self, *args: Any) -> Emulator:
-        """Move the network to a device or a precision, in place, as `nn.Module.to`."""
-        self.network.to(*args)
+        """Move the network to a device or its weights to a precision, in place.
+
+        Buffers, such as the periods of the encoding, stay in float64.
+        """
+        for target in args:
+            if isinstance(target, torch.dtype):
+                for parameter in self.network.parameters():
+                    parameter.data = parameter.data.to(target)
+            else:
+                self.network.to(target)
+        return self
+
+    def freeze(self) -> Emulator:
+        """Stop the weights from asking for gradients; labels and wavelengths still may.
+
+        Without it every call would keep the activations of all its pixels for a backward
+        pass that nobody wants.
+        """
+        self.network.requires_grad_(False)
         return self
 
     @overload
@@ -154,6 +172,7 @@ class Emulator:
             raise ValueError(f"unknown outside={outside!r}; valid: {', '.join(OUTSIDE)}")
         if isinstance(labels, Mapping):
             labels = self._tensor_of(labels)
+        labels = torch.as_tensor(labels, device=self.device)
         if labels.shape[-1:] != (len(self.labels),):
             raise ValueError(
                 f"labels have shape {tuple(labels.shape)}; '{self.name}' expects "
@@ -213,13 +232,13 @@ class Emulator:
     def save(self, folder: str | Path) -> Path:
         """Write the emulator to a folder, each file whole or not at all; return the folder."""
         folder = Path(folder)
-        weights = folder / "weights.safetensors"
         tensors = {k: v.detach().cpu().contiguous() for k, v in self.network.state_dict().items()}
         tensors["pixels"] = torch.as_tensor(self.pixels)
+        content = dump_tensors(tensors)
+        self.sha256 = hashlib.sha256(content).hexdigest()
+        weights = folder / f"weights-{self.sha256[:8]}.safetensors"
         with atomic_write(weights) as temporary:
-            # safetensors' own writer would make the file readable by its owner only
-            temporary.write_bytes(dump_tensors(tensors))
-        self.sha256 = sha256(weights)
+            temporary.write_bytes(content)
         write_json(folder / "emulator.json", {
             "format": FORMAT, "format_version": FORMAT_VERSION, "name": self.name,
             "weights": {"file": weights.name, "sha256": self.sha256},
@@ -230,6 +249,9 @@ class Emulator:
                            "n_pixel": len(self.pixels), "log_step": self.log_step},
             "metrics": self.metrics, "provenance": self.provenance,
         })
+        for old in folder.glob("weights-*.safetensors"):
+            if old != weights:
+                old.unlink()
         return folder
 
     def __repr__(self) -> str:
@@ -280,7 +302,7 @@ def load(
     except (LookupError, TypeError, AttributeError, RuntimeError) as error:
         raise ValueError(f"'{folder}' does not hold a usable emulator: {error}") from error
     emulator.sha256 = state["weights"]["sha256"]
-    return emulator.to(device)
+    return emulator.freeze().to(device)
 
 
 def shipped() -> Path:

@@ -150,6 +150,8 @@ class Grid:
         return LabelSet(names, units, tuple(low.tolist()), tuple(high.tolist()))
 
     def _read_domain(self) -> Domain:
+        if ("domain/A" in self._file) != ("domain/b" in self._file):
+            raise ValueError(f"'{self.path}': /domain needs both A and b")
         if "domain/A" in self._file:
             return Domain(self._file["domain/A"][:].astype(float),
                           self._file["domain/b"][:].astype(float))
@@ -183,8 +185,12 @@ class Grid:
     def provenance(self) -> dict[str, Any]:
         """What the file says about its origin, with the SHA-256 of the file itself."""
         text = _as_text(self._file.attrs.get("provenance", "{}"))
+        try:
+            made_by = json.loads(text)
+        except ValueError:
+            made_by = text  # in words, then
         return {"grid": self.path.name, "sha256": sha256(self.path),
-                "n_train": len(self.rows("train")), "made_by": json.loads(text)}
+                "n_train": len(self.rows("train")), "made_by": made_by}
 
     def close(self) -> None:
         """Close the file."""

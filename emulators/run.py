@@ -13,6 +13,7 @@ import logging
 import math
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -58,10 +59,11 @@ class Run:
         if self.folder is None or not (self.folder / "last.json").exists():
             return self.begin()
         state = json.loads((self.folder / "last.json").read_text())
-        if state["recipe"] != json.loads(json.dumps(asdict(self.recipe))):
-            raise ValueError(
-                f"'{self.folder}' was begun with another recipe; resume with the same one"
-            )
+        for what, value in self._identity().items():
+            if state["identity"][what] != value:
+                raise ValueError(
+                    f"'{self.folder}' was begun with another {what}; resume with the same"
+                )
         path = self.folder / state["weights"]
         if sha256(path) != state["sha256"]:
             raise ValueError(f"'{path}' is damaged; its SHA-256 is not the recorded one")
@@ -105,7 +107,7 @@ class Run:
         write_json(self.folder / "last.json", {
             "step": step, "weights": weights.name, "sha256": sha256(weights),
             "lowest": None if math.isinf(self.lowest) else self.lowest,
-            "recipe": asdict(self.recipe),
+            "identity": self._identity(),
         })
 
     def record(
@@ -150,4 +152,15 @@ class Run:
         self.emulator.metrics = self.best_metrics
         if self.folder is not None:
             self.emulator.save(self.folder / "best")
-        return self.emulator
+        return self.emulator.freeze()
+
+    def _identity(self) -> dict[str, Any]:
+        """Return what must be the same for a run to be gone on with."""
+        history, emulator = self.emulator.provenance, self.emulator
+        grid, init = history.get("trained_on") or {}, history.get("init") or {}
+        identity = {
+            "recipe": asdict(self.recipe), "grid": grid.get("sha256"),
+            "init": init.get("sha256"), "labels": emulator.labels.to_dict(),
+            "network": emulator.network.config,
+        }
+        return dict(json.loads(json.dumps(identity)))

@@ -42,9 +42,10 @@ def train(
     grid : Grid or path
         Its training split is learnt from; its validation split chooses the best state.
     network : str
-        Architecture: ``transformer`` or ``mlp``.  Ignored with `init`.
+        Architecture: ``transformer`` or ``mlp``.
     init : Emulator or name or path, optional
-        Fine-tune all weights of a copy of this emulator.
+        Fine-tune all weights of a copy of this emulator, which brings its own `network`,
+        `options` and `labels`.
     out : path, optional
         Folder of the run; without one, nothing is written.
     resume : bool

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ import click
 if TYPE_CHECKING:
     from stellarfit.result import FitResult
 
-FAILURES = (ValueError, OSError, ImportError)
+FAILURES = (ValueError, TypeError, OSError, ImportError, RuntimeError)
 
 
 def _assignments(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
@@ -96,8 +97,8 @@ def fit_command(
     stellarfit fit sun.fits procyon.fits --instrument harps -o out
     stellarfit fit star.txt -R 20000 --medium air --fix vsini=0 --tie ca_fe=mg_fe
     """
-    options = _settle(options, threads, verbose)
-    known = json.loads(truth.read_text())["labels"] if truth else None
+    options = _settle(files, options, threads, verbose)
+    known = _truth(truth) if truth else None
 
     def one(file: str) -> dict[str, Any]:
         import stellarfit
@@ -108,8 +109,9 @@ def fit_command(
             click.echo(result.summary(known) + "\n")
         return {"labels": {n: result.labels[n] for n in result.names},
                 "errors": {n: _finite(result.errors[n]) for n in result.names},
-                "flags": result.flags, "converged": result.converged, "chi2": result.chi2,
-                "dof": result.dof, "residual_rms": result.residual_rms,
+                "flags": result.flags, "converged": result.converged,
+                "chi2": _finite(result.chi2), "dof": result.dof,
+                "residual_rms": _finite(result.residual_rms),
                 "provenance": result.provenance}
 
     _each(files, one, as_json)
@@ -131,7 +133,7 @@ def sample_command(
     \b
     stellarfit sample sun.fits --instrument harps --max-steps 2000 -o out
     """
-    options = _settle(options, threads, verbose)
+    options = _settle(files, options, threads, verbose)
 
     def one(file: str) -> dict[str, Any]:
         import numpy as np
@@ -150,13 +152,34 @@ def sample_command(
         return {"median": dict(zip(posterior.names, median.tolist(), strict=True)),
                 "low": dict(zip(posterior.names, low.tolist(), strict=True)),
                 "high": dict(zip(posterior.names, high.tolist(), strict=True)),
-                "converged": posterior.converged, "verdict": posterior.verdict}
+                "converged": posterior.converged, "verdict": posterior.verdict,
+                "acceptance": posterior.acceptance, "burn_in": posterior.burn_in,
+                "tau": {n: _finite(t) for n, t in
+                        zip(posterior.names, posterior.tau.tolist(), strict=True)},
+                "flags": posterior.fit.flags, "provenance": posterior.fit.provenance}
 
     _each(files, one, as_json)
 
 
-def _settle(options: dict[str, Any], threads: int | None, verbose: bool) -> dict[str, Any]:
+def _truth(path: Path) -> dict[str, float]:
+    try:
+        return {k: float(v) for k, v in json.loads(path.read_text())["labels"].items()}
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise click.ClickException(
+            f"'{path}' is no truth: expected JSON with an object 'labels' of numbers"
+        ) from error
+
+
+def _settle(
+    files: tuple[str, ...], options: dict[str, Any], threads: int | None, verbose: bool
+) -> dict[str, Any]:
     """Load the emulator once for all files; set up torch and logging."""
+    stems = [_stem(f) for f in files]
+    if twice := sorted({s for s in stems if stems.count(s) > 1}):
+        raise click.ClickException(
+            f"several files would be written as {', '.join(twice)}: fit them into folders of "
+            f"their own"
+        )
     import torch
 
     import emulators
@@ -187,7 +210,8 @@ def _each(files: tuple[str, ...], one: Any, as_json: bool) -> None:
         except FAILURES as error:
             failed += 1
             report.append({"file": file, "error": str(error)})
-            click.echo(f"Error: {file}: {error}", err=True)
+            where = "" if file in str(error) else f"{file}: "
+            click.echo(f"Error: {where}{' '.join(str(error).split())}", err=True)
     if as_json:
         click.echo(json.dumps(report, indent=1, allow_nan=False))
     if failed:
@@ -202,7 +226,7 @@ def _stem(file: str) -> str:
 
 
 def _finite(value: float) -> float | None:
-    return value if value < float("inf") else None
+    return value if math.isfinite(value) else None
 
 
 def _write(result: FitResult, stem: Path, plot: bool) -> None:

@@ -149,13 +149,14 @@ def _flags(problem: Problem, result: FitResult, unconstrained: bool) -> Flag:
     span = np.gradient(np.log(spectrum.wavelength))[used].sum() / (high - low)
     at_limit = result.provenance["at_limit"]
     scatter = relative_scatter(spectrum.flux, result.model, result.continuum, used)
+    depth = float(np.sqrt(np.mean((1.0 - result.model / result.continuum)[used] ** 2)))
     refinement = refinement_for(emulator, problem.instrument.resolution)
     return Flag(sum(flag for flag, raised in (
         (Flag.EDGE_OF_DOMAIN, any(n not in STAGES for n in at_limit)),
         (Flag.PRIOR_RANGE_OF_RV, "rv" in at_limit),
         (Flag.NOT_CONVERGED, not result.converged),
         (Flag.LITTLE_COVERAGE, span < 0.5),
-        (Flag.POOR_FIT, result.reduced_chi2 > 3.0 and scatter > 0.04),
+        (Flag.POOR_FIT, result.reduced_chi2 > 3.0 and scatter > min(0.04, 0.5 * depth)),
         (Flag.MODEL_LIMITED, result.reduced_chi2 > 1.5),
         (Flag.NOISE_ESTIMATED, spectrum.noise_estimated),
         (Flag.BEYOND_TRAINING_SAMPLING, refinement > 1),

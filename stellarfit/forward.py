@@ -5,10 +5,11 @@ resolves more than they sample -> Doppler shift, line-spread function and pixels
 continuum is not here: it is linear and solved for (`continuum`).  Every stage is
 differentiable and works on a batch of stars that share observed pixels.
 
-The rest-frame grid is that of the training pixels, uniform in ln(wavelength): there alone
-was the emulator held to the synthesis.  A Gaussian line-spread function of 0.7 steps or more
-is integrated by its sum over the grid to 1e-4 of what varies between neighbouring points
-(Poisson summation: 2 exp(-2 pi^2 0.7^2)); for a narrower one the steps are divided.
+The rest-frame grid is that of the training pixels where they are uniform in ln(wavelength):
+there alone was the emulator held to the synthesis.  A Gaussian line-spread function of 0.7
+steps or more is integrated by its sum over the grid to 1e-4 of what varies between
+neighbouring points (Poisson summation: 2 exp(-2 pi^2 0.7^2)); for a narrower one the steps
+are divided.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from stellarfit.rotation import nodes_for, rotate
 SMALLEST_SIGMA = 0.7  # of the line-spread function, in steps of the rest-frame grid
 LARGEST_REFINEMENT = 4
 #: room (km/s) for rotation around observed pixels, beyond the range of velocities
-ROTATION_MARGIN = 150.0
+ROTATION_MARGIN = 300.0
 
 
 def refinement_for(emulator: Emulator, resolution: float) -> int:

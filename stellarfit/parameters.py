@@ -83,6 +83,12 @@ class Parameters:
         return np.array([typical.get(n, 0.1) for n in self.names])
 
     @property
+    def fixed_stages(self) -> dict[str, float]:
+        """Values of the stages' parameters that no free one moves."""
+        return {n: float(self.stage_b[i]) for i, n in enumerate(STAGES)
+                if not self.stage_A[i].any()}
+
+    @property
     def units(self) -> tuple[str, ...]:
         """Unit of each free parameter, as astropy spells it; empty for none."""
         return tuple(self.unit_of(n) for n in self.names)
@@ -155,6 +161,8 @@ def make_parameters(
         raise ValueError(f"{', '.join(twice)}: say it once, as free, fixed or tied")
     if loose := [m for m in tied.values() if m not in free]:
         raise ValueError(f"{', '.join(loose)}: a parameter can only be tied to a free one")
+    if "resolution" in tied:
+        raise ValueError("resolution cannot be tied: fix it or free it")
     if not free:
         raise ValueError("nothing is free: there is nothing to fit")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 import emulators
 from emulators import Emulator
+from emulators.labels import is_abundance
 from stellarfit import optimize
 from stellarfit.continuum import basis
 from stellarfit.doppler import SPEED_OF_LIGHT
@@ -73,6 +74,8 @@ def prepare(
     if not isinstance(emulator, Emulator):
         emulator = emulators.load(emulator)
     instrument = instrument_for(instrument, resolution)
+    if fixed and "resolution" in fixed:
+        instrument = replace(instrument, resolution=float(fixed["resolution"]))
     parameters = make_parameters(
         emulator.labels, emulator.domain, free=free, fixed=fixed, tied=tied,
         resolution=instrument.resolution,
@@ -149,6 +152,12 @@ def overlap(spectrum: Spectrum, emulator: Emulator) -> Spectrum:
             f"all {len(cut)} pixels of '{spectrum.name or 'the spectrum'}' between {low:.0f} "
             f"and {high:.0f} Å, where emulator '{emulator.name}' lives, are masked: nothing to fit"
         )
+    if (n_good := int(cut.good.sum())) < FEWEST_PIXELS:
+        raise ValueError(
+            f"only {n_good} usable pixels of '{spectrum.name or 'the spectrum'}' fall on emulator "
+            f"'{emulator.name}' ({low:.0f}-{high:.0f} Å): too few to fit; at least "
+            f"{FEWEST_PIXELS} are needed"
+        )
     if not cut.flux[cut.good].any():
         raise ValueError(f"the flux is zero from {low:.0f} to {high:.0f} Å: nothing to fit")
     return cut
@@ -156,12 +165,13 @@ def overlap(spectrum: Spectrum, emulator: Emulator) -> Spectrum:
 
 def _start_of(result: FitResult, parameters: Parameters) -> Start:
     """Return an earlier result as a first guess."""
-    known = {**result.provenance.get("fixed", {}), **result.labels}
-    for element in (n for n in result.label_names if n.endswith("_h") and n != "fe_h"):
-        known.setdefault(element[:-2] + "_fe", known[element] - known["fe_h"])
+    known = {**result.provenance.get("fixed", {}), **result.labels, **parameters.fixed_stages}
+    for element in (n for n in result.label_names if is_abundance(n) and n != "fe_h"):
+        known.setdefault(element[:-2] + "_fe", known[element] - known.get("fe_h", 0.0))
     if missing := [n for n in parameters.names if n not in known]:
         raise ValueError(f"start= has no value for {', '.join(missing)}")
     # At vsini = 0 the derivative vanishes: an optimiser that starts there never leaves.
-    known["vsini"] = max(known.get("vsini", 0.0), 0.5)
+    if "vsini" in parameters.names:
+        known["vsini"] = max(known.get("vsini", 0.0), 0.5)
     theta = np.array([known[n] for n in parameters.names])
-    return Start(theta, known.get("rv", 0.0), known["vsini"], np.inf)
+    return Start(theta, known.get("rv", 0.0), known.get("vsini", 0.0), np.inf)

@@ -187,7 +187,8 @@ class FitResult:
 
         with atomic_write(path) as temporary, h5py.File(temporary, "w") as file:
             file.attrs["format"] = FORMAT
-            file.attrs["state"] = json.dumps(self._state())
+            # what a header said may be of any type
+            file.attrs["state"] = json.dumps(self._state(), default=str)
             for key, values in self._arrays().items():
                 file.create_dataset(key, data=values, fletcher32=True, chunks=values.shape)
         return Path(path)
@@ -233,6 +234,8 @@ def load_result(path: str | Path) -> FitResult:
         *(arrays.pop(f"spectrum_{k}") for k in ("wavelength", "flux")),
         ivar=arrays.pop("spectrum_ivar"), mask=arrays.pop("spectrum_mask"), **described,
     )
+    # Masked pixels lost their reasons when they were masked; the first count knew them.
+    spectrum.meta.update(described["meta"])
     for key in ("names", "units", "label_names"):
         state[key] = tuple(state[key])
     return FitResult(spectrum=spectrum, **state, **arrays)

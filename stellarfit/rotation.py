@@ -90,8 +90,8 @@ def rotate(
     Returns
     -------
     (..., n_spec, n_pix) tensor
-        Within vsini of the ends it holds the flux of a star whose spectrum repeats there
-        its end values; the caller keeps such pixels out.
+        Within vsini of the ends it holds the flux of a star whose spectrum is mirrored
+        there; the caller keeps such pixels out.
     """
     n_pix = flux.shape[-1]
     # Mirrored ends are continuous, which keeps the ringing of a jump out of the window.

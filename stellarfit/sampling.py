@@ -100,7 +100,10 @@ class Posterior:
         """Return an astropy Table of the samples, a column per parameter."""
         from astropy.table import Column, Table
 
-        table = Table(meta={**self.fit.provenance, "verdict": self.verdict})
+        table = Table(meta={
+            **self.fit.provenance, "converged": self.converged, "verdict": self.verdict,
+            "acceptance": self.acceptance, "burn_in": self.burn_in, "tau": self.tau.tolist(),
+        })
         for i, (name, unit) in enumerate(zip(self.names, self.fit.units, strict=True)):
             table[name] = Column(self.samples[:, i], unit=unit or None,
                                  description=describe_parameter(name))
@@ -126,7 +129,7 @@ def sample(
         As in :func:`stellarfit.fit`.
     sampler : {"emcee"}
     start : FitResult, optional
-        Start here instead of fitting first.
+        Begin the fit that the ensemble starts from here, instead of searching.
     max_steps : int
         The ensemble stops earlier when it has converged.
     walkers : int, optional
@@ -135,7 +138,8 @@ def sample(
     progress : bool
         Show a progress bar.
     **fit_options
-        ``instrument``, ``resolution``, ``free``, ... of :func:`stellarfit.fit`.
+        ``instrument``, ``resolution``, ``free``, ... of :func:`stellarfit.fit`, all but
+        its ``method``.
 
     Returns
     -------

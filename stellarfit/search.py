@@ -74,7 +74,7 @@ def search(
     seed : int
         Of the label vectors.
     """
-    fixed = _fixed_stages(parameters)
+    fixed = parameters.fixed_stages
     step = emulator.log_step
     theta = _template_parameters(parameters, templates, seed)
     vsini = (fixed["vsini"],) if "vsini" in fixed else TEMPLATE_VSINI
@@ -94,11 +94,6 @@ def search(
             rv = fixed.get("rv", SPEED_OF_LIGHT * np.tanh(lag * step))
             starts.append(_start(parameters, row, float(rv), float(v), float(gain[best])))
     return sorted(starts, key=lambda s: -s.gain)
-
-
-def _fixed_stages(parameters: Parameters) -> dict[str, float]:
-    return {n: float(parameters.stage_b[i]) for i, n in enumerate(STAGES)
-            if not parameters.stage_A[i].any()}
 
 
 def _template_parameters(parameters: Parameters, count: int, seed: int) -> Array:

@@ -53,7 +53,8 @@ class MLP(nn.Module):
             For a wavelength that is not one of the training pixels, unless
             ``interpolate`` is set: then the flux is linear between them.
         """
-        flux: Tensor = 1.0 - self.body(labels)
+        depth: Tensor = self.body(labels)
+        flux = 1.0 - (depth.float() if depth.dtype == torch.bfloat16 else depth)
         if wavelength.shape == self.wavelength.shape and torch.equal(wavelength, self.wavelength):
             return flux
         right = torch.searchsorted(self.wavelength, wavelength).clamp(1, len(self.wavelength) - 1)

@@ -275,3 +275,34 @@ def test_nothing_in_the_packages_can_unpickle() -> None:
         assert not roots & {"pickle", "cPickle", "joblib", "dill", "cloudpickle", "shelve"}, file
         assert not names & {"torch.load", "torch.save", "eval", "exec"}, file
         assert "allow_pickle=True" not in source, file
+
+
+def test_labels_may_be_plain_arrays(emulator: Emulator, at: np.ndarray) -> None:
+    vector = emulator.labels.vector({"teff": 5772.0, "logg": 4.44, "fe_h": 0.0})
+    torch.testing.assert_close(emulator(vector, at), emulator(SUN, at))
+    torch.testing.assert_close(emulator(list(vector), at), emulator(SUN, at))
+
+
+def test_a_change_of_precision_leaves_the_wavelengths_alone(
+    emulator: Emulator, at: np.ndarray
+) -> None:
+    exact = emulator.freeze()(SUN, at)
+    assert (emulator.to(torch.bfloat16)(SUN, at).float() - exact).abs().max() < 0.05
+    for module in emulator.network.modules():
+        assert all(b.dtype == torch.float64 for b in module.buffers())
+
+
+def test_a_save_that_is_cut_short_leaves_the_old_pair_whole(
+    emulator: Emulator, folder: Path, at: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = load(folder)(SUN, at)
+    with torch.no_grad():
+        next(emulator.network.parameters()).add_(1.0)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("emulators.emulator.write_json", killed)
+    with pytest.raises(KeyboardInterrupt):
+        emulator.save(folder)
+    assert torch.equal(load(folder)(SUN, at), before)

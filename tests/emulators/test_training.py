@@ -300,3 +300,21 @@ def test_progress_goes_to_the_log_not_to_the_terminal(
         train(grid, **short)
     assert sum("'mae'" in message for message in caplog.messages) == 2
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_run_is_not_gone_on_with_on_another_scale_or_grid(
+    grid: Grid, grid_path: Path, tmp_path: Path, short: Settings
+) -> None:
+    train(grid, out=tmp_path / "run", **short)
+    wider = LabelSet(grid.label_set.names, grid.label_set.units,
+                     tuple(x - 1.0 for x in grid.label_set.low), grid.label_set.high)
+    with pytest.raises(ValueError, match="begun with another labels"):
+        train(grid, out=tmp_path / "run", resume=True, labels=wider, **short)
+    other = tmp_path / "other.h5"
+    other.write_bytes(grid_path.read_bytes())
+    import h5py
+
+    with h5py.File(other, "r+") as file:
+        file["flux"][0] = file["flux"][1]
+    with pytest.raises(ValueError, match="begun with another grid"):
+        train(other, out=tmp_path / "run", resume=True, **short)

@@ -79,3 +79,18 @@ def test_help_does_not_import_torch():
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_files_that_would_overwrite_each_other_are_refused_before_any_is_fitted(star, tmp_path):
+    done = run("fit", star, tmp_path / star.name, *FEW, "-o", tmp_path / "out")
+    assert done.exit_code == 1
+    assert "would be written as star.one" in done.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_truth_that_is_none_is_named(star, tmp_path):
+    (tmp_path / "truth.json").write_text("[1]")
+    done = run("fit", star, *FEW, "--truth", tmp_path / "truth.json", "-o", tmp_path)
+    assert done.exit_code == 1
+    assert "is no truth" in done.output
+    assert done.output.count("\n") == 1

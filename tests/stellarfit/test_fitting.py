@@ -236,3 +236,16 @@ def test_real_stars_are_fitted_to_two_per_cent(emulator, spectra_folder, name):
     assert result.residual_rms < 0.02
     assert abs(result.rv) < 5.0
     assert abs(result.labels["teff"] - {"s": 5772, "p": 6554}[name[0]]) < 400.0
+
+
+def test_a_start_with_fixed_velocity_keeps_the_fixed_one(emulator, star):
+    first = fit(star, resolution=20_000, emulator=emulator, **FEW)
+    again = fit(star, resolution=20_000, emulator=emulator, start=first, free=["teff", "fe_h"],
+                fixed={"vmic": 1.2, "logg": 4.44, "rv": 12.0, "vsini": 0.0})
+    assert again.rv == 12.0
+    assert again.labels["teff"] == pytest.approx(first.labels["teff"], abs=100.0)
+
+
+def test_resolution_cannot_be_tied(emulator, star):
+    with pytest.raises(ValueError, match="resolution cannot be tied"):
+        fit(star, resolution=20_000, emulator=emulator, tied={"resolution": "teff"})

@@ -71,3 +71,17 @@ def test_the_plot_greys_masked_pixels_and_names_the_labels(result, tmp_path):
     assert "teff" in text
     assert "K" in text
     assert result.plot(tmp_path / "fit.png").stat().st_size > 10_000
+
+
+def test_what_a_header_said_may_be_of_any_type(result, tmp_path):
+    from dataclasses import replace
+    from datetime import date
+
+    result.spectrum.meta["date"] = date(2020, 1, 1)
+    try:
+        loaded = load_result(result.save(tmp_path / "fit.h5"))
+    finally:
+        del result.spectrum.meta["date"]
+    assert loaded.spectrum.meta["date"] == "2020-01-01"
+    assert loaded.spectrum.counts == result.spectrum.counts
+    assert replace(loaded, flags=0).labels == result.labels

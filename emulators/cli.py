@@ -70,6 +70,10 @@ def _key_values(
 @click.option("--compile/--no-compile", default=None,
               help="Use torch.compile; on CPU it needs a C++ compiler.  [default: no]")
 @click.option("--seed", type=int, help="Same seed, same weights.  [default: 0]")
+@click.option("--checkpoint-every", type=click.IntRange(1),
+              help="Steps between checkpoints: what a kill can cost.  [default: 1000]")
+@click.option("--validate-every", type=click.IntRange(1),
+              help="Steps between validations and lines of the log.  [default: 2000]")
 @click.option("--resume", is_flag=True, help="Go on with the run in DIR, if there is one.")
 @click.option("--option", "options", multiple=True, metavar="KEY=VALUE", callback=_key_values,
               help="Option of the architecture, such as dim=128; may be repeated.")

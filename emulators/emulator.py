@@ -217,6 +217,11 @@ class Emulator:
 
     def _check_domain(self, labels: Tensor, outside: str) -> Tensor:
         values = labels.detach().cpu().double().numpy()
+        if not np.isfinite(values).all():
+            bad = np.flatnonzero(~np.isfinite(values.reshape(-1, len(self.labels))).all(axis=0))
+            raise ValueError(
+                f"{', '.join(self.labels.names[i] for i in bad)} must be finite numbers"
+            )
         inside = self.domain.contains(values)
         if outside != "flag" and not inside.all():
             message = (

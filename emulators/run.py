@@ -46,8 +46,8 @@ class Run:
         if self.folder is not None:
             if (self.folder / "last.json").exists():
                 raise ValueError(
-                    f"'{self.folder}' holds a run already: pass resume=True to go on with it, "
-                    f"or another folder"
+                    f"'{self.folder}' holds a run already: pass resume=True (--resume) to go on "
+                    f"with it, or another folder"
                 )
             self.folder.mkdir(parents=True, exist_ok=True)
             # of a run that ended before its first checkpoint
@@ -57,6 +57,7 @@ class Run:
     def restore(self) -> int:
         """Take up the run in the folder, if there is one; return the step to go on from."""
         if self.folder is None or not (self.folder / "last.json").exists():
+            logger.warning("no checkpoint in '%s' to resume from: beginning", self.folder)
             return self.begin()
         state = json.loads((self.folder / "last.json").read_text())
         for what, value in self._identity().items():

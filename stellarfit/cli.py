@@ -59,7 +59,8 @@ def fit_options(command: Any) -> Any:
         click.option("--continuum", type=click.IntRange(0, 30), default=3, show_default=True,
                      help="Degree of the continuum polynomial."),
         click.option("--seed", type=int, default=0, show_default=True),
-        click.option("--threads", type=click.IntRange(1), help="Of torch; all by default."),
+        click.option("--threads", type=click.IntRange(1), default=1, show_default=True,
+                     help="Of torch; more only pay on an idle machine."),
         click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text."),
         click.option("-v", "--verbose", is_flag=True, help="Log what happens."),
     )):
@@ -86,7 +87,7 @@ def main() -> None:
 @click.option("--plot/--no-plot", default=True, show_default=True)
 def fit_command(
     files: tuple[str, ...], output: Path, truth: Path | None, plot: bool, as_json: bool,
-    threads: int | None, verbose: bool, **options: Any,
+    threads: int, verbose: bool, **options: Any,
 ) -> None:
     """Fit the labels of stars.
 
@@ -102,6 +103,7 @@ def fit_command(
 
     def one(file: str) -> dict[str, Any]:
         import stellarfit
+        from stellarfit.quality import names_of
 
         result = stellarfit.fit(file, **_per_file(options))
         _write(result, output / _stem(file), plot)
@@ -109,7 +111,8 @@ def fit_command(
             click.echo(result.summary(known) + "\n")
         return {"labels": {n: result.labels[n] for n in result.names},
                 "errors": {n: _finite(result.errors[n]) for n in result.names},
-                "flags": result.flags, "converged": result.converged,
+                "flags": result.flags, "flag_names": names_of(result.flags),
+                "converged": result.converged,
                 "chi2": _finite(result.chi2), "dof": result.dof,
                 "residual_rms": _finite(result.residual_rms),
                 "provenance": result.provenance}
@@ -124,7 +127,7 @@ def fit_command(
 @click.option("--plot/--no-plot", default=True, show_default=True, help="Draw the corner plot.")
 def sample_command(
     files: tuple[str, ...], output: Path, max_steps: int, walkers: int | None, plot: bool,
-    as_json: bool, threads: int | None, verbose: bool, **options: Any,
+    as_json: bool, threads: int, verbose: bool, **options: Any,
 ) -> None:
     """Sample the posterior of stars' labels with emcee.
 
@@ -171,7 +174,7 @@ def _truth(path: Path) -> dict[str, float]:
 
 
 def _settle(
-    files: tuple[str, ...], options: dict[str, Any], threads: int | None, verbose: bool
+    files: tuple[str, ...], options: dict[str, Any], threads: int, verbose: bool
 ) -> dict[str, Any]:
     """Load the emulator once for all files; set up torch and logging."""
     stems = [_stem(f) for f in files]
@@ -186,8 +189,7 @@ def _settle(
 
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING,
                         format="%(levelname)s %(name)s: %(message)s")
-    if threads:
-        torch.set_num_threads(threads)
+    torch.set_num_threads(threads)
     try:
         return {**options, "emulator": emulators.load(options["emulator"])}
     except FAILURES as error:

@@ -149,6 +149,7 @@ def _flags(problem: Problem, result: FitResult, unconstrained: bool) -> Flag:
     span = np.gradient(np.log(spectrum.wavelength))[used].sum() / (high - low)
     at_limit = result.provenance["at_limit"]
     scatter = relative_scatter(spectrum.flux, result.model, result.continuum, used)
+    chi2_scatter = np.sqrt(2.0 / max(1, result.dof))
     depth = float(np.sqrt(np.mean((1.0 - result.model / result.continuum)[used] ** 2)))
     refinement = refinement_for(emulator, problem.instrument.resolution)
     return Flag(sum(flag for flag, raised in (
@@ -157,9 +158,10 @@ def _flags(problem: Problem, result: FitResult, unconstrained: bool) -> Flag:
         (Flag.NOT_CONVERGED, not result.converged),
         (Flag.LITTLE_COVERAGE, span < 0.5),
         (Flag.POOR_FIT, result.reduced_chi2 > 3.0 and scatter > min(0.04, 0.5 * depth)),
-        (Flag.MODEL_LIMITED, result.reduced_chi2 > 1.5),
+        (Flag.MODEL_LIMITED, result.reduced_chi2 > max(1.2, 1.0 + 5.0 * chi2_scatter)),
         (Flag.NOISE_ESTIMATED, spectrum.noise_estimated),
         (Flag.BEYOND_TRAINING_SAMPLING, refinement > 1),
         (Flag.UNCONSTRAINED, unconstrained),
         (Flag.LOW_SNR, spectrum.snr < 10.0),
+        (Flag.MEDIUM_OVERRULED, "medium_overruled" in spectrum.meta),
     ) if raised))

@@ -31,8 +31,8 @@ class Instrument:
     def __post_init__(self) -> None:
         if not 50 <= self.resolution <= 1e7:
             raise ValueError(
-                f"resolution R = {self.resolution:g} of '{self.name}' is not one of a "
-                f"spectrograph; expected wavelength / FWHM between 50 and 1e7"
+                f"R = {self.resolution:g} is no resolution of a spectrograph; "
+                f"expected wavelength / FWHM between 50 and 1e7"
             )
 
 
@@ -62,8 +62,8 @@ def instrument_for(
     """
     if (instrument is None) == (resolution is None):
         raise ValueError(
-            "say either instrument= or resolution= (R = wavelength / FWHM): the width of the "
-            f"lines is not known without it; instruments: {', '.join(PRESETS)}"
+            "say either instrument= or resolution= (--instrument, --resolution; R = wavelength / "
+            f"FWHM): the width of the lines is not known without it; instruments: {', '.join(PRESETS)}"
         )
     if resolution is not None:
         return Instrument(f"R = {resolution:g}", float(resolution))

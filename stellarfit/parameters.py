@@ -166,6 +166,12 @@ def make_parameters(
     if not free:
         raise ValueError("nothing is free: there is nothing to fit")
 
+    needed = [n for n in labels.names if not is_abundance(n) and n != "he_frac"]
+    if missing := [n for n in needed if n not in everything]:
+        raise ValueError(
+            f"no value for {', '.join(missing)}: free it, or fix it "
+            f"(fixed={{'{missing[0]}': ...}}, --fix {missing[0]}=...)"
+        )
     matrix, offset = _label_map(labels, everything)
     stage, stage_offset = _stage_map(everything, resolution)
     A, b = _reduce(matrix, offset, free, fixed, tied)

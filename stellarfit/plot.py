@@ -56,14 +56,16 @@ def plot_fit(result: FitResult, path: str | Path | None = None) -> Any:
     x, used = result.spectrum.wavelength, result.used
     flux, model = result.spectrum.flux / result.continuum, result.model / result.continuum
     shown = np.where(result.spectrum.good, flux, np.nan)
-    top.plot(x, np.where(used, np.nan, shown), color=MASKED, lw=0.8, label="not used")
-    top.plot(x, np.where(used, shown, np.nan), color=DATA, lw=0.8, label="observed")
     first, last = np.flatnonzero(used)[[0, -1]]
     covered = (np.arange(len(x)) >= first) & (np.arange(len(x)) <= last)
-    top.plot(x, np.where(covered, model, np.nan), color=MODEL, lw=0.9, alpha=0.85, label="model")
+    # The model lies under the data, wide enough to show on both sides of them.
+    top.plot(x, np.where(covered, model, np.nan), color=MODEL, lw=2.2, alpha=0.8, label="model")
+    top.plot(x, np.where(used, np.nan, shown), color=MASKED, lw=0.8, label="not used")
+    top.plot(x, np.where(used, shown, np.nan), color=DATA, lw=0.6, label="observed")
     top.set_ylabel("flux / continuum")
     inside = shown[used]
-    top.set_ylim(min(0.0, np.nanmin(inside, initial=0.0)), 1.15)
+    low, high = np.nanpercentile(inside, [0.1, 99.9])
+    top.set_ylim(low - 0.1 * (high - low), max(1.05, high) + 0.1 * (high - low))
     name = result.spectrum.name or "spectrum"
     top.set_title(f"{name}   {result.provenance['emulator']}, {result.provenance['instrument']}",
                   loc="left", fontsize=10)

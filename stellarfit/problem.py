@@ -76,11 +76,11 @@ def prepare(
     instrument = instrument_for(instrument, resolution)
     if fixed and "resolution" in fixed:
         instrument = replace(instrument, resolution=float(fixed["resolution"]))
+    observed = overlap(observed, emulator)  # first: what is wrong with the data comes first
     parameters = make_parameters(
         emulator.labels, emulator.domain, free=free, fixed=fixed, tied=tied,
         resolution=instrument.resolution,
     )
-    observed = overlap(observed, emulator)
     ivar = np.where(observed.good, observed.ivar, 0.0)
     starts = [_start_of(start, parameters)] if start is not None else search(
         emulator, parameters, observed.wavelength, observed.flux, ivar,

@@ -21,6 +21,7 @@ class Flag(IntFlag):
     UNCONSTRAINED = 1 << 7
     LOW_SNR = 1 << 8
     PRIOR_RANGE_OF_RV = 1 << 9
+    MEDIUM_OVERRULED = 1 << 10
 
 
 MEANINGS = {
@@ -35,9 +36,15 @@ MEANINGS = {
     Flag.UNCONSTRAINED: "the spectrum says nothing about a free parameter",
     Flag.LOW_SNR: "median signal-to-noise per pixel below 10",
     Flag.PRIOR_RANGE_OF_RV: "the velocity stands at the edge of the range around its first guess",
+    Flag.MEDIUM_OVERRULED: "the medium given contradicts the file's; rv may be off by 80 km/s",
 }
 
 
 def describe(flags: int) -> list[str]:
     """Return the set flags in words."""
     return [MEANINGS[f] for f in Flag if flags & f]
+
+
+def names_of(flags: int) -> list[str]:
+    """Return the names of the set flags."""
+    return [str(f.name) for f in Flag if flags & f]

@@ -123,7 +123,8 @@ class FitResult:
         truth : dict, optional
             Known values, shown beside the fitted ones with the difference in sigma.
         """
-        name = self.spectrum.name or "spectrum"
+        name, file = self.spectrum.name or "spectrum", self.spectrum.meta.get("file", "")
+        name += f" ({file})" if file else ""
         lines = [
             f"{name}: {'converged' if self.converged else 'NOT converged'} after "
             f"{self.iterations} iterations, {self.provenance.get('seconds', 0.0):.1f} s",
@@ -147,9 +148,10 @@ class FitResult:
     def _line(self, name: str, unit: str, truth: dict[str, float] | None) -> str:
         value, error = self.labels[name], self.errors[name]
         digits = 0 if unit == "K" else 3
+        value = round(value, digits) + 0.0  # no -0.000
         line = f"{name:<10s} {value:10.{digits}f} {error:9.{digits + 1}f} {unit:<5s}"
         if truth and name in truth:
-            off = value - truth[name]
+            off = self.labels[name] - truth[name]
             line += f" {truth[name]:10.{digits}f} {off:+9.{digits}f} {off / error:+7.1f}"
         return line
 
@@ -192,6 +194,11 @@ class FitResult:
             for key, values in self._arrays().items():
                 file.create_dataset(key, data=values, fletcher32=True, chunks=values.shape)
         return Path(path)
+
+    @staticmethod
+    def load(path: str | Path) -> FitResult:
+        """Read what :meth:`save` wrote; as :func:`load_result`."""
+        return load_result(path)
 
     def _state(self) -> dict[str, Any]:
         keys = ("names", "units", "label_names", "chi2", "dof", "converged", "iterations",

@@ -67,7 +67,7 @@ class MLP(nn.Module):
             raise ValueError(
                 f"this MLP knows only its {len(self.wavelength)} training pixels and "
                 f"{int(between.sum())} of the wavelengths lie between them; set "
-                f"interpolate=True to interpolate linearly"
+                f"emulators.load(..., interpolate=True) to interpolate linearly"
             )
         weight = weight.to(flux.dtype)
         return flux[..., left] * (1.0 - weight) + flux[..., right] * weight

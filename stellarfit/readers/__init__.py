@@ -46,7 +46,8 @@ def read(
         FITS (gzipped or not), ECSV, or text or CSV with columns wavelength, flux and
         perhaps uncertainty; other columns and another order need a line of names.
     medium : {'air', 'vacuum'}, optional
-        Of the wavelengths; overrules the file.  Needed where the file does not say.
+        Of the wavelengths; overrules the file, whose own word is then kept as
+        ``meta["medium_overruled"]`` and flagged by fits.  Needed where the file does not say.
     format : {'fits', 'ecsv', 'text'}, optional
         Recognised by the content when not given.
     hdu : int or str, optional
@@ -104,9 +105,11 @@ def _spectrum(content: Content, path: Path, medium: str | None) -> Spectrum:
                          f"but medium={medium!r} was given; leave it out and use to_medium")
     known = medium or content.medium
     if known is None:
-        raise ValueError(f"{content.doubt}; give medium='air' or medium='vacuum'")
+        raise ValueError(f"{content.doubt}; give medium='air' or medium='vacuum' (--medium)")
     meta = {**content.meta, "file": path.name,
             "medium_from": "argument" if medium else content.medium_from}
+    if medium and content.medium not in (None, medium):
+        meta["medium_overruled"] = content.medium  # 80 km/s: whoever fits it will flag it
     return Spectrum(
         content.wavelength, content.flux, ivar=content.ivar, uncertainty=content.uncertainty,
         mask=content.mask, medium=known, name=content.name or path.name.split(".")[0], meta=meta,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import emulators
-from stellarfit import Spectrum, fit, load_result
+from stellarfit import FitResult, Spectrum, fit, load_result
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +24,8 @@ def result():
 
 
 def test_a_saved_result_comes_back_identical(result, tmp_path):
-    loaded = load_result(result.save(tmp_path / "fit.h5"))
-    assert loaded.labels == result.labels
+    loaded = FitResult.load(result.save(tmp_path / "fit.h5"))
+    assert loaded.labels == load_result(tmp_path / "fit.h5").labels == result.labels
     assert loaded.errors == result.errors
     assert loaded.summary() == result.summary()
     assert loaded.provenance == result.provenance

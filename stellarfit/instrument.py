@@ -63,7 +63,7 @@ def instrument_for(
     if (instrument is None) == (resolution is None):
         raise ValueError(
             "say either instrument= or resolution= (--instrument, --resolution; R = wavelength / "
-            f"FWHM): the width of the lines is not known without it; instruments: {', '.join(PRESETS)}"
+            f"FWHM): the width of lines is not known without it; instruments: {', '.join(PRESETS)}"
         )
     if resolution is not None:
         return Instrument(f"R = {resolution:g}", float(resolution))

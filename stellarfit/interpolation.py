@@ -15,6 +15,14 @@ from torch import Tensor
 EDGE = 3
 
 
+def mirrored(flux: Tensor) -> Tensor:
+    """Return flux (..., n) followed by itself reversed, (..., 2 n), for a Fourier transform.
+
+    Its ends meet without a jump, whose ringing would reach into the window.
+    """
+    return torch.cat([flux, flux.flip(-1)], dim=-1)
+
+
 def refine(flux: Tensor, factor: int) -> Tensor:
     """Return flux (..., n) with factor - 1 points in every step, (..., factor (n - 1) + 1).
 
@@ -23,7 +31,6 @@ def refine(flux: Tensor, factor: int) -> Tensor:
     if factor == 1:
         return flux
     n_pix = flux.shape[-1]
-    # Mirrored ends are continuous, which keeps the ringing of a jump out of the window.
-    series = torch.fft.rfft(torch.cat([flux, flux.flip(-1)], dim=-1))
+    series = torch.fft.rfft(mirrored(flux))
     fine = torch.fft.irfft(factor * series, n=2 * n_pix * factor)
     return torch.as_tensor(fine[..., :factor * (n_pix - 1) + 1])

@@ -122,8 +122,10 @@ def plot_corner(posterior: Posterior, path: str | Path | None = None) -> Any:
         import corner
     except ImportError as error:
         raise ImportError("corner plots need corner: pip install 'stellarfit[plot]'") from error
+    labels = [f"{n} ({u})" if u else n
+              for n, u in zip(posterior.names, posterior.fit.units, strict=True)]
     figure = corner.corner(
-        posterior.samples, labels=list(posterior.names), truths=posterior.fit.values,
+        posterior.samples, labels=labels, title_fmt=".3f", truths=posterior.fit.values,
         truth_color=MODEL, color=DATA, quantiles=[0.1587, 0.5, 0.8413], show_titles=True,
         title_kwargs={"fontsize": 8}, label_kwargs={"fontsize": 8},
     )

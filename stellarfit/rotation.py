@@ -23,6 +23,7 @@ from scipy.special import roots_gegenbauer
 from torch import Tensor
 
 from stellarfit.doppler import SPEED_OF_LIGHT
+from stellarfit.interpolation import mirrored
 
 LIMB_DARKENING = 0.6  # epsilon of a solar-type star in the optical (Gray 2005, section 17)
 
@@ -94,8 +95,6 @@ def rotate(
         there; the caller keeps such pixels out.
     """
     n_pix = flux.shape[-1]
-    # Mirrored ends are continuous, which keeps the ringing of a jump out of the window.
-    both = torch.cat([flux, flux.flip(-1)], dim=-1)
     frequency = 2.0 * math.pi * torch.fft.rfftfreq(
         2 * n_pix, d=log_step, device=flux.device, dtype=torch.float64
     )
@@ -103,5 +102,5 @@ def rotate(
     if isinstance(epsilon, Tensor):
         epsilon = epsilon.double().unsqueeze(-1)
     kernel = transform(phase, epsilon, nodes=nodes).to(flux.dtype)
-    broadened = torch.fft.irfft(torch.fft.rfft(both) * kernel, n=2 * n_pix)
+    broadened = torch.fft.irfft(torch.fft.rfft(mirrored(flux)) * kernel, n=2 * n_pix)
     return torch.as_tensor(broadened[..., :n_pix])

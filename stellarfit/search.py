@@ -117,10 +117,15 @@ def _template_parameters(parameters: Parameters, count: int, seed: int) -> Array
     return np.array([nearest(p, parameters.scale, parameters.G, parameters.h) for p in points])
 
 
+def _log_grid(emulator: Emulator) -> tuple[float, float, int]:
+    """Return start, step and number of points of the templates' grid in ln(wavelength)."""
+    low, high = np.log(emulator.wavelength_range)
+    return float(low), emulator.log_step, int((high - low) / emulator.log_step + 1e-3) + 1
+
+
 def _sharp_templates(emulator: Emulator, parameters: Parameters, theta: Array) -> Tensor:
     """Return the templates' spectra (n_template, n_grid) on the emulator's log grid."""
-    low, high = np.log(emulator.wavelength_range)
-    step, count = emulator.log_step, int((high - low) / emulator.log_step + 1e-3) + 1
+    low, step, count = _log_grid(emulator)
     grid = np.exp(low + step * np.arange(count)).clip(*emulator.wavelength_range)
     labels = torch.as_tensor(theta @ parameters.A.T + parameters.b, device=emulator.device)
     with torch.inference_mode():
@@ -170,9 +175,7 @@ def _on_log_grid(
     Pixels finer than the grid are averaged with their weights, coarser ones interpolated:
     good enough for a first guess, and for nothing else.
     """
-    low, high = np.log(emulator.wavelength_range)
-    step = emulator.log_step
-    count = int((high - low) / step + 1e-3) + 1
+    low, step, count = _log_grid(emulator)
     continuum = _upper_continuum(wavelength, flux, ivar)
     y, w = flux / continuum, ivar * continuum**2
     place = (np.log(wavelength) - low) / step - first

@@ -6,23 +6,27 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from emulators.emulator import DomainWarning, Emulator, available, load
+    from emulators.emulator import DomainWarning, Emulator
     from emulators.grid import Grid
     from emulators.labels import Domain, LabelSet
+    from emulators.lora import Lora
     from emulators.metrics import evaluate
+    from emulators.model_card import card, measure_errors
     from emulators.recipe import Recipe
+    from emulators.storage import available, load
     from emulators.training import train
 
 __all__ = [
-    "Domain", "DomainWarning", "Emulator", "Grid", "LabelSet", "Recipe",
-    "available", "evaluate", "load", "train",
+    "Domain", "DomainWarning", "Emulator", "Grid", "LabelSet", "Lora", "Recipe",
+    "available", "card", "evaluate", "load", "measure_errors", "train",
 ]
 
 # Loaded at first use, so that the command line can answer --help without torch.
 _HOMES = {
     "Domain": "labels", "DomainWarning": "emulator", "Emulator": "emulator", "Grid": "grid",
-    "LabelSet": "labels", "Recipe": "recipe", "available": "emulator",
-    "evaluate": "metrics", "load": "emulator", "train": "training",
+    "LabelSet": "labels", "Lora": "lora", "Recipe": "recipe", "available": "storage",
+    "card": "model_card", "evaluate": "metrics", "load": "storage", "measure_errors": "model_card",
+    "train": "training",
 }
 
 

@@ -7,6 +7,7 @@ torch is imported inside the commands, so that ``--help`` answers at once.
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ import click
 if TYPE_CHECKING:
     from emulators.emulator import Emulator
 
-FAILURES = (ValueError, OSError, RuntimeError, FloatingPointError)
+FAILURES = (ValueError, OSError, RuntimeError, FloatingPointError, ModuleNotFoundError)
 
 
 class _Group(click.Group):
@@ -53,38 +54,45 @@ def _key_values(
 
 
 @main.command()
-@click.argument("grid", type=click.Path(path_type=Path))
+@click.argument("source", metavar="GRID|CONFIG", type=click.Path(path_type=Path))
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, metavar="DIR",
-              help="Folder of the run; the emulator is written to DIR/best.")
-@click.option("--network", type=click.Choice(["transformer", "mlp"]), default="transformer",
-              show_default=True, help="Architecture; that of --init where it is given.")
+              help="Folder of the run; the emulator is written to DIR/best.  With CONFIG, the "
+                   "folder of its runs: DIR/NAME/best.")
+@click.option("--network", type=click.Choice(["transformer", "mlp", "cnn", "cannon"]),
+              help="Architecture; that of --init where it is given.  [default: transformer]")
 @click.option("--init", metavar="NAME|DIR", help="Fine-tune a copy of this emulator.")
+@click.option("--mode", type=click.Choice(["full", "lora"]),
+              help="With --init: all weights, or low-rank adapters.  [default: full]")
+@click.option("--lora", multiple=True, metavar="KEY=VALUE", callback=_key_values,
+              help="Setting of the adapters, such as rank=16; may be repeated.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", callback=_key_values,
+              help="Setting of the training, such as steps=20000 or precision=bf16; may be "
+                   "repeated.  emulators settings lists them.")
 @click.option("--steps", type=click.IntRange(1), help="Optimiser steps.  [default: 20000]")
 @click.option("--batch", type=click.IntRange(1), help="Spectra per step.  [default: 16]")
-@click.option("--pixels", type=click.IntRange(1),
-              help="Random pixels per spectrum and step.  [default: 256]")
 @click.option("--learning-rate", type=click.FloatRange(0, min_open=True),
-              help="Peak learning rate.  [default: 1e-3]")
-@click.option("--precision", type=click.Choice(["float32", "bf16"]),
-              help="What to compute in.  [default: float32]")
-@click.option("--compile/--no-compile", default=None,
-              help="Use torch.compile; on CPU it needs a C++ compiler.  [default: no]")
+              help="Peak learning rate.  [default: 2e-3]")
 @click.option("--seed", type=int, help="Same seed, same weights.  [default: 0]")
-@click.option("--checkpoint-every", type=click.IntRange(1),
-              help="Steps between checkpoints: what a kill can cost.  [default: 1000]")
-@click.option("--validate-every", type=click.IntRange(1),
-              help="Steps between validations and lines of the log.  [default: 2000]")
 @click.option("--resume", is_flag=True, help="Go on with the run in DIR, if there is one.")
 @click.option("--option", "options", multiple=True, metavar="KEY=VALUE", callback=_key_values,
               help="Option of the architecture, such as dim=128; may be repeated.")
 @click.option("--scale-with", type=click.Path(path_type=Path), multiple=True, metavar="GRID",
               help="Scale the labels to span this grid too; may be repeated.")
+@click.option("--grids", type=click.Path(path_type=Path), metavar="DIR",
+              help="With CONFIG: where its grids are.  [default: beside it]")
+@click.option("--only", multiple=True, metavar="NAME",
+              help="With CONFIG: do this run alone; may be repeated.")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, ...")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: all cores]")
+@click.option("--tensorboard", is_flag=True, help="Write a log for TensorBoard too.")
 def train(
-    grid: Path, out: Path, network: str, init: str | None, resume: bool,
-    options: dict[str, Any], scale_with: tuple[Path, ...], threads: int | None, **settings: Any,
+    source: Path, out: Path, init: str | None, mode: str | None, lora: dict[str, Any],
+    settings: dict[str, Any], resume: bool, options: dict[str, Any],
+    scale_with: tuple[Path, ...], grids: Path | None, only: tuple[str, ...], device: str,
+    threads: int | None, tensorboard: bool, network: str | None, **common: Any,
 ) -> None:
-    """Train an emulator on GRID, an HDF5 file of spectra and their labels.
+    """Train an emulator on GRID, an HDF5 file of spectra and their labels, or the runs that
+    a CONFIG file (.toml) describes.
 
     The best state on the validation split is kept.  A run that was stopped goes on with
     --resume and the same options.
@@ -93,33 +101,88 @@ def train(
     Examples:
       emulators train pretrain.h5 -o runs/base --scale-with target.h5
       emulators train target.h5 -o runs/target --init runs/base/best --learning-rate 5e-4
+      emulators train few.h5 -o runs/few --init mgb-base --mode lora --lora rank=16
+      emulators train two-cores.toml --grids grids -o runs/two-cores
+      torchrun --nproc-per-node 4 -m emulators train paper.toml -o runs/paper --device cuda
     """
     import torch
 
+    if threads is not None:
+        torch.set_num_threads(threads)
+    shared: dict[str, Any] = {"resume": resume, "device": device, "tensorboard": tensorboard}
+    settings |= {k: v for k, v in common.items() if v is not None}
+    if source.suffix == ".toml":
+        if settings or options or scale_with or lora or init or mode or network:
+            raise click.UsageError("a CONFIG file brings its own settings: write them there")
+        _train_config(source, out, grids, only, shared)
+        return
+    if grids is not None or only:
+        raise click.UsageError("--grids and --only go with a CONFIG file")
+    if init is not None and (options or scale_with or network):
+        raise click.UsageError("--init brings its network, options and scale: drop --network, "
+                               "--option, --scale-with")
+    if lora and mode != "lora":
+        raise click.UsageError("--lora goes with --mode lora")
+    _train_grid(source, out, scale_with, {
+        "network": network or "transformer", "init": init, "mode": mode or "full",
+        "lora": lora or None,
+        "options": options, **settings, **shared,
+    })
+
+
+def _train_config(
+    path: Path, out: Path, grids: Path | None, only: tuple[str, ...], shared: dict[str, Any]
+) -> None:
+    from emulators.config import Config
+
+    config = Config.read(path, grids=grids)
+    for name, emulator in config.train(out, only=only, **shared).items():
+        _report(emulator, out / name / "best")
+
+
+def _train_grid(
+    path: Path, out: Path, scale_with: tuple[Path, ...], arguments: dict[str, Any]
+) -> None:
     from emulators import Grid, LabelSet
     from emulators import train as train_emulator
 
-    if init is not None and (options or scale_with):
-        raise click.UsageError("--init brings its options and scale: drop --option, --scale-with")
-    if threads is not None:
-        torch.set_num_threads(threads)
-    source = Grid(grid)
-    labels = None
+    grid, labels = Grid(path), None
     if scale_with:
-        labels = LabelSet.spanning(source.label_set, *(Grid(g).label_set for g in scale_with))
-    emulator = train_emulator(
-        source, network=network, init=init, out=out, resume=resume, options=options,
-        labels=labels, **{k: v for k, v in settings.items() if v is not None},
-    )
-    click.echo(f"{emulator!r} in {out / 'best'}")
+        labels = LabelSet.spanning(grid.label_set, *(Grid(g).label_set for g in scale_with))
+    _report(train_emulator(grid, out=out, labels=labels, **arguments), out / "best")
+
+
+def _report(emulator: Emulator, folder: Path) -> None:
+    if os.environ.get("RANK", "0") != "0":  # under torchrun, the first process speaks
+        return
+    if matching := (emulator.provenance.get("init") or {}).get("labels"):
+        click.echo(f"labels: {matching}")
+    click.echo(f"{emulator!r} in {folder}")
     if emulator.metrics:
         click.echo(_table(emulator.metrics))
 
 
 @main.command()
+def settings() -> None:
+    """List the settings of a training and their defaults.
+
+    \b
+    Example:
+      emulators train grid.h5 -o run --set steps=5000 --set precision=bf16
+    """
+    from dataclasses import fields
+
+    from emulators.recipe import Recipe
+
+    for field in fields(Recipe):
+        click.echo(f"  {field.name:16} {field.default!r:12} {field.type}")
+
+
+@main.command()
 @click.argument("emulator")
 @click.argument("grid", type=click.Path(path_type=Path))
-@click.option("--split", type=click.Choice(["train", "validation"]), default="validation",
+@click.option("--split", type=click.Choice(["train", "validation", "test"]),
+              default="validation",
               show_default=True, help="Which spectra of the grid.")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON.")
 def evaluate(emulator: str, grid: Path, split: str, as_json: bool) -> None:
@@ -170,7 +233,7 @@ def list_emulators(as_json: bool) -> None:
 
 
 def _describe(name: str, emulator: Emulator) -> dict[str, Any]:
-    from emulators.emulator import shipped
+    from emulators.storage import shipped
 
     return {
         "name": name, "range": list(emulator.wavelength_range),

@@ -1,32 +1,22 @@
-"""An emulator: a trained network with the names, limits and history that make it usable.
-
-On disk an emulator is a folder of two files, ``emulator.json`` and
-``weights-HASH.safetensors``; the first holds the SHA-256 of the second, checked at every
-load.  New weights get a new name, so that a save that is cut short leaves the old pair whole.
-Neither can carry code.
-"""
+"""An emulator: a trained network with the names, limits and history that make it usable."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import warnings
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, overload
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as dump_tensors
 from torch import Tensor, nn
 
-from emulators.files import atomic_write, write_json
+from emulators.error_model import ErrorModel
+from emulators.files import remove_others, write_json, write_tensors
 from emulators.labels import Domain, LabelSet
-from emulators.networks import build, kind_of
+from emulators.lora import merged
+from emulators.networks import kind_of
 
 FORMAT = "stellarfit-emulator"
 FORMAT_VERSION = 1
@@ -60,6 +50,10 @@ class Emulator:
 
     Attributes
     ----------
+    errors : ErrorModel or None
+        How far it is from the synthesis, where that has been measured.
+    card : dict
+        What :func:`emulators.card` found out about it, where it was asked.
     sha256 : str
         Hash of the weights file; empty until saved or loaded.
 
@@ -82,6 +76,8 @@ class Emulator:
         self.name = name
         self.provenance = provenance or {}
         self.metrics = metrics or {}
+        self.errors: ErrorModel | None = None
+        self.card: dict[str, Any] = {}
         self.sha256 = ""
 
     @property
@@ -234,29 +230,35 @@ class Emulator:
             warnings.warn(message, DomainWarning, stacklevel=3)
         return torch.as_tensor(inside)
 
-    def save(self, folder: str | Path) -> Path:
-        """Write the emulator to a folder, each file whole or not at all; return the folder."""
-        folder = Path(folder)
-        tensors = {k: v.detach().cpu().contiguous() for k, v in self.network.state_dict().items()}
-        tensors["pixels"] = torch.as_tensor(self.pixels)
-        content = dump_tensors(tensors)
-        self.sha256 = hashlib.sha256(content).hexdigest()
-        weights = folder / f"weights-{self.sha256[:8]}.safetensors"
-        with atomic_write(weights) as temporary:
-            temporary.write_bytes(content)
-        write_json(folder / "emulator.json", {
-            "format": FORMAT, "format_version": FORMAT_VERSION, "name": self.name,
-            "weights": {"file": weights.name, "sha256": self.sha256},
+    def describe(self) -> dict[str, Any]:
+        """Return all but the tensors, ready for JSON."""
+        return {
+            "name": self.name,
             "network": {"kind": kind_of(self.network), "options": self.network.config},
             "labels": self.labels.to_dict(), "domain": self.domain.to_dict(),
             "wavelength": {"low": self.wavelength_range[0], "high": self.wavelength_range[1],
                            "unit": "Angstrom", "medium": self.medium,
                            "n_pixel": len(self.pixels), "log_step": self.log_step},
-            "metrics": self.metrics, "provenance": self.provenance,
+            "metrics": self.metrics, "provenance": self.provenance, "card": self.card,
+        }
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the emulator to a folder, each file whole or not at all; return the folder.
+
+        Adapters are written merged into the weights.
+        """
+        tensors = merged(self.network)
+        tensors["pixels"] = torch.as_tensor(self.pixels)
+        if self.errors is not None:
+            tensors |= self.errors.tensors()
+        folder = Path(folder)
+        weights = write_tensors(folder, tensors)
+        self.sha256 = weights["sha256"]
+        write_json(folder / "emulator.json", {
+            "format": FORMAT, "format_version": FORMAT_VERSION, "weights": weights,
+            **self.describe(),
         })
-        for old in folder.glob("weights-*.safetensors"):
-            if old != weights:
-                old.unlink()
+        remove_others(folder, weights["file"])
         return folder
 
     def __repr__(self) -> str:
@@ -266,106 +268,3 @@ class Emulator:
             f"<Emulator {self.identity}: {kind_of(self.network)}, {low:.1f}-{high:.1f} Å "
             f"{self.medium}, {len(self.labels)} labels{mae}>"
         )
-
-
-def load(
-    name: str | Path, *, device: str | torch.device = "cpu", interpolate: bool = False
-) -> Emulator:
-    """Load an emulator by the name of one that ships, or by its folder.
-
-    Parameters
-    ----------
-    name : str or Path
-        One of :func:`available`, or the folder written by :meth:`Emulator.save`.
-    device : str or torch.device
-    interpolate : bool
-        Let a network that knows only its training pixels interpolate between them.
-
-    Raises
-    ------
-    FileNotFoundError
-        When nothing of this name exists; the message lists what ships.
-    ValueError
-        When the folder is not an emulator, or its weights are not those it was saved with.
-    """
-    folder = _folder_of(name)
-    state = _read_description(folder)
-    tensors = _read_weights(folder, state)
-    try:
-        pixels = tensors.pop("pixels")
-        labels = LabelSet.from_dict(state["labels"])
-        network = build(state["network"]["kind"], len(labels), pixels,
-                        **state["network"]["options"])
-        network.load_state_dict(tensors)
-        if interpolate:
-            network.interpolate = True  # type: ignore[assignment]
-        emulator = Emulator(
-            network, labels, Domain.from_dict(state["domain"]), pixels.numpy(),
-            state["wavelength"]["medium"], name=state["name"],
-            provenance=state["provenance"], metrics=state["metrics"],
-        )
-    except (LookupError, TypeError, AttributeError, RuntimeError) as error:
-        raise ValueError(f"'{folder}' does not hold a usable emulator: {error}") from error
-    emulator.sha256 = state["weights"]["sha256"]
-    return emulator.freeze().to(device)
-
-
-def shipped() -> Path:
-    """Return the folder of the emulators that come with the package."""
-    return Path(str(resources.files("emulators.data"))) / "emulators"
-
-
-def available() -> list[str]:
-    """Return the names of the emulators that come with the package."""
-    return sorted(p.parent.name for p in shipped().glob("*/emulator.json"))
-
-
-def _folder_of(name: str | Path) -> Path:
-    for folder in (Path(name), shipped() / name):
-        if (folder / "emulator.json").is_file():
-            return folder
-    raise FileNotFoundError(
-        f"no emulator '{name}': neither a folder with an emulator.json nor one that ships "
-        f"({', '.join(available()) or 'none'})"
-    )
-
-
-def _read_description(folder: Path) -> dict[str, Any]:
-    try:
-        state = json.loads((folder / "emulator.json").read_text())
-    except ValueError as error:
-        raise ValueError(f"'{folder}/emulator.json' is not JSON: {error}") from error
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise ValueError(f"'{folder}/emulator.json' does not describe a {FORMAT}")
-    if state.get("format_version") != FORMAT_VERSION:
-        raise ValueError(
-            f"'{folder}' has format version {state.get('format_version')}, this release "
-            f"reads {FORMAT_VERSION}"
-        )
-    return state
-
-
-def _read_weights(folder: Path, state: dict[str, Any]) -> dict[str, Tensor]:
-    """Read the weights once, and use only bytes that have the promised hash."""
-    try:
-        name, expected = state["weights"]["file"], state["weights"]["sha256"]
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"'{folder}/emulator.json' names no weights file") from error
-    if not isinstance(name, str) or Path(name).name != name or name in ("", ".", ".."):
-        raise ValueError(
-            f"'{folder}/emulator.json' names the weights file {name!r}; it must lie in the "
-            f"folder itself"
-        )
-    path = folder / name
-    if not path.is_file():
-        raise ValueError(f"'{path}' is missing: the emulator is incomplete")
-    content = path.read_bytes()
-    if (found := hashlib.sha256(content).hexdigest()) != expected:
-        raise ValueError(
-            f"'{path}' is damaged: its SHA-256 is {found[:12]}..., but emulator.json says "
-            f"{str(expected)[:12]}...; fetch the emulator again"
-        )
-    try:
-        return dict(load_tensors(content))
-    except SafetensorError as error:
-        raise ValueError(f"'{path}' is not a safetensors file: {error}") from error

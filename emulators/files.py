@@ -1,4 +1,9 @@
-"""Whole files or none: atomic writes and checksums."""
+"""Whole files or none: atomic writes, checksums and tensors that are what they were saved as.
+
+A folder of tensors holds a JSON file and ``weights-HASH.safetensors``; the first holds the
+SHA-256 of the second, checked at every load.  New tensors get a new name, so that a save
+that is cut short leaves the old pair whole.  Neither file can carry code.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +14,10 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @contextmanager
@@ -53,3 +61,80 @@ def sha256(path: str | Path) -> str:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def write_tensors(folder: Path, tensors: dict[str, Tensor]) -> dict[str, str]:
+    """Write tensors under a name made from their hash; return ``file`` and ``sha256``."""
+    from safetensors.torch import save
+
+    content = save({n: t.detach().cpu().contiguous() for n, t in tensors.items()})
+    digest = hashlib.sha256(content).hexdigest()
+    name = f"weights-{digest[:8]}.safetensors"
+    with atomic_write(folder / name) as temporary:
+        temporary.write_bytes(content)
+    return {"file": name, "sha256": digest}
+
+
+def remove_others(folder: Path, name: str) -> None:
+    """Remove the tensors that those called `name` have replaced."""
+    for old in folder.glob("weights-*.safetensors"):
+        if old.name != name:
+            old.unlink()
+
+
+def read_description(path: Path, form: str, version: int) -> dict[str, Any]:
+    """Read a JSON file that must be of a form and version.
+
+    Raises
+    ------
+    ValueError
+        When it is not.
+    """
+    try:
+        state = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"'{path}' is not JSON: {error}") from error
+    if not isinstance(state, dict) or state.get("format") != form:
+        raise ValueError(f"'{path}' does not describe a {form}")
+    if state.get("format_version") != version:
+        raise ValueError(
+            f"'{path.parent}' has format version {state.get('format_version')}, this release "
+            f"reads {version}"
+        )
+    return state
+
+
+def read_tensors(folder: Path, weights: Any) -> dict[str, Tensor]:
+    """Read tensors once, and use only bytes that have the promised hash.
+
+    `weights` is what :func:`write_tensors` returned.
+
+    Raises
+    ------
+    ValueError
+        When they are missing, damaged, or not in the folder itself.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        name, expected = weights["file"], weights["sha256"]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"'{folder}' names no weights file") from error
+    if not isinstance(name, str) or Path(name).name != name or name in ("", ".", ".."):
+        raise ValueError(
+            f"'{folder}' names the weights file {name!r}; it must lie in the folder itself"
+        )
+    path = folder / name
+    if not path.is_file():
+        raise ValueError(f"'{path}' is missing: the emulator is incomplete")
+    content = path.read_bytes()
+    if (found := hashlib.sha256(content).hexdigest()) != expected:
+        raise ValueError(
+            f"'{path}' is damaged: its SHA-256 is {found[:12]}..., but it was saved with "
+            f"{str(expected)[:12]}...; fetch the emulator again"
+        )
+    try:
+        return dict(load(content))
+    except SafetensorError as error:
+        raise ValueError(f"'{path}' is not a safetensors file: {error}") from error

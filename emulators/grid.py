@@ -1,7 +1,7 @@
 """Training grids: synthetic spectra and their labels in one HDF5 file.
 
-A grid is read lazily.  One that fits the memory budget is kept in memory as it is stored
-(uint16 for most); a larger one is read row by row as it is asked for, so that a million
+A grid is read lazily.  Rows that fit the memory budget are kept in memory as they are
+stored (uint16 for most); more are read row by row as they are asked for, so that a million
 spectra can train a network on a laptop.
 
 ::
@@ -11,7 +11,10 @@ spectra can train a network on a laptop.
                  or float32 without them
     /labels      (n_spec, n_label) float32, attrs: names, units
     /domain/A, /domain/b   the polytope the labels were drawn from (optional)
-    /split       (n_spec,) uint8, 0 train, 1 validation (optional)
+    /split       (n_spec,) uint8, 0 train, 1 validation, 2 test (optional)
+    /weight      (n_pix,) weight of each pixel in the training loss (optional)
+
+A flux that is unknown is NaN (in a float32 grid): training and metrics leave it out.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from numpy.typing import NDArray
 from emulators.files import sha256
 from emulators.labels import Domain, LabelSet
 
-SPLITS = {"train": 0, "validation": 1}
+SPLITS = {"train": 0, "validation": 1, "test": 2}
 DIMENSIONS = {"wavelength": 1, "flux": 2, "labels": 2}
 
 
@@ -39,8 +42,8 @@ class Grid:
     path : str or Path
         The HDF5 file.
     memory : float
-        Grids whose stored fluxes take up to this many bytes are kept in memory; larger
-        ones are read from disk at each call.
+        Bytes that the rows which training reads again and again may take in memory;
+        more are read from disk at each call.
 
     Attributes
     ----------
@@ -54,7 +57,9 @@ class Grid:
     domain : Domain
         As stored; the box around the labels where the file has none.
     split : (n_spec,) uint8
-        0 for training, 1 for validation.
+        0 for training, 1 for validation, 2 for testing, others unused; may be set.
+    weight : (n_pix,) float64
+        Weight of each pixel in the training loss, 1 by default; may be set.
 
     Raises
     ------
@@ -82,8 +87,9 @@ class Grid:
         self.n_spec, self.n_pix = flux.shape
         self._offset = float(flux.attrs.get("offset", 0.0))
         self._scale = float(flux.attrs.get("scale", 1.0))
+        self._memory = memory
+        self._kept: NDArray[np.int64] = np.empty(0, dtype=np.int64)
         self._cache: NDArray[Any] | None = None
-        self._fits = flux.size * flux.dtype.itemsize <= memory
 
         self.wavelength: NDArray[np.float64] = self._file["wavelength"][:].astype(np.float64)
         self.medium = _as_text(self._file["wavelength"].attrs["medium"])
@@ -93,6 +99,10 @@ class Grid:
         self.split: NDArray[np.uint8] = (
             self._file["split"][:] if "split" in self._file
             else np.zeros(self.n_spec, dtype=np.uint8)
+        )
+        self.weight: NDArray[np.float64] = (
+            self._file["weight"][:].astype(np.float64) if "weight" in self._file
+            else np.ones(self.n_pix)
         )
         self._check_values()
 
@@ -130,6 +140,10 @@ class Grid:
             raise ValueError(f"'{self.path}': some labels are not finite")
         if self.split.shape != (self.n_spec,):
             raise ValueError(f"'{self.path}': /split has shape {self.split.shape}")
+        if self.weight.shape != (self.n_pix,) or not (self.weight >= 0).all():
+            raise ValueError(
+                f"'{self.path}': /weight must be {self.n_pix} numbers of at least 0"
+            )
         if self.domain.A.shape[1] != self.labels.shape[1]:
             raise ValueError(
                 f"'{self.path}': the domain limits {self.domain.A.shape[1]} labels, but there "
@@ -158,7 +172,7 @@ class Grid:
         return Domain.box(self.labels.min(axis=0), self.labels.max(axis=0))
 
     def rows(self, split: str) -> NDArray[np.int64]:
-        """Return the row numbers of a split, ``train`` or ``validation``."""
+        """Return the row numbers of a split, ``train``, ``validation`` or ``test``."""
         if split not in SPLITS:
             raise ValueError(f"unknown split {split!r}; valid: {', '.join(SPLITS)}")
         return np.flatnonzero(self.split == SPLITS[split])
@@ -166,17 +180,27 @@ class Grid:
     def flux(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the normalised fluxes of some rows, shape (len(rows), n_pix).
 
-        Only these rows (or the HDF5 chunks that hold them) are in memory at once,
-        unless the whole grid fits the memory budget.
+        Only these rows (or the HDF5 chunks that hold them) are read, and not even they
+        when :meth:`keep` did before.
         """
-        stored = self._stored(np.asarray(rows))
+        stored = self._stored(np.asarray(rows, dtype=np.int64))
         return np.float32(self._offset) + np.float32(self._scale) * stored.astype(np.float32)
 
+    def keep(self, rows: NDArray[np.int64]) -> None:
+        """Read some rows, each once and in increasing order, and keep them if they fit.
+
+        They are kept as they are stored, and only if they take no more than the memory
+        given to the grid; larger ones are read as they are asked for.
+        """
+        stored = self._file["flux"]
+        if len(rows) * self.n_pix * stored.dtype.itemsize <= self._memory:
+            self._kept, self._cache = np.asarray(rows), stored[rows]
+
     def _stored(self, rows: NDArray[np.int64]) -> NDArray[Any]:
-        if self._fits:
-            if self._cache is None:
-                self._cache = self._file["flux"][:]
-            return self._cache[rows]
+        if self._cache is not None:
+            place = np.searchsorted(self._kept, rows).clip(max=len(self._kept) - 1)
+            if (self._kept[place] == rows).all():
+                return np.asarray(self._cache[place])
         # HDF5 wants each row once and in increasing order.
         unique, inverse = np.unique(rows, return_inverse=True)
         return np.asarray(self._file["flux"][unique])[inverse]

@@ -94,6 +94,11 @@ class LabelSet:
         centre = labels.new_tensor(0.5 * (low + high))
         return (labels - centre) * labels.new_tensor(2.0 / width)
 
+    def solar(self) -> dict[str, float]:
+        """Return the solar values of the labels that have one in the reference grids."""
+        values = {n: 0.0 for n in self.names if is_abundance(n)}
+        return {**values, **({"he_frac": SOLAR_HE_FRAC} if "he_frac" in self.names else {})}
+
     @classmethod
     def spanning(cls, *sets: LabelSet) -> LabelSet:
         """Return the label set whose scale covers all of `sets`, so that they share one network."""
@@ -146,9 +151,9 @@ class LabelSet:
             for row, name in enumerate(self.names):
                 if is_abundance(name) and name not in parameters:
                     matrix[row, iron] = 1.0
-        for row, name in enumerate(self.names):
-            if name == "he_frac" and name not in parameters:
-                offset[row] = SOLAR_HE_FRAC
+        for name, value in self.solar().items():
+            if name not in parameters:
+                offset[self.index(name)] = value
         missing = [
             n for n in self.names
             if not is_abundance(n) and n != "he_frac" and n not in parameters

@@ -60,7 +60,7 @@ class _Tally:
     Parameters
     ----------
     size : int
-        Number of fluxes that will come.
+        Number of finite fluxes that will come.
     """
 
     def __init__(self, size: int) -> None:
@@ -74,15 +74,17 @@ class _Tally:
         self.parts: list[NDArray[np.float64]] = []
 
     def add(self, emulated: NDArray[np.floating], true: NDArray[np.floating]) -> None:
-        """Count some spectra, each (n, n_pix)."""
+        """Count some spectra, each (n, n_pix), where the true flux is finite."""
         error = np.abs(np.asarray(emulated, dtype=np.float64) - true)
-        self.spectra += len(error)
+        known = np.isfinite(error)
+        error, true = np.where(known, error, 0.0), np.where(known, true, 1.0)
+        self.spectra += int(known.any(axis=1).sum())
         self.sums["mse"] += float(np.sum(error**2))
         self.sums["mae"] += float(np.sum(error))
         self.sums["maxae"] += float(np.sum(error.max(axis=1)))
         self.sums["mare"] += float(np.sum(error / np.maximum(true, 0.01)))
         full = len(self.largest) == self.count
-        self.parts.append(error[error > self.largest[0]] if full else error.ravel())
+        self.parts.append(error[known & (error > self.largest[0])] if full else error[known])
         if sum(map(len, self.parts)) > self.count:
             self._prune()
 
@@ -133,8 +135,7 @@ def evaluate(
     ------
     ValueError
         When the grid is in the other medium, reaches beyond the emulator's wavelengths,
-        lacks one of its labels, or has no spectrum, or one that is not finite, in that
-        split.
+        lacks one of its labels, or has no spectrum, or no finite flux, in that split.
     """
     grid = grid if isinstance(grid, Grid) else Grid(grid)
     rows = grid.rows(split)
@@ -145,10 +146,11 @@ def evaluate(
     low, high = emulator.wavelength_range
     if grid.wavelength[0] < low - 1e-6 or grid.wavelength[-1] > high + 1e-6:
         raise ValueError(f"{grid!r} reaches beyond {low:.2f}-{high:.2f} Å of '{emulator.name}'")
-    tally = _Tally(len(rows) * grid.n_pix)
-    for some in np.array_split(rows, -(-len(rows) // 16)):
-        true = grid.flux(some)
-        if not np.isfinite(true).all():
-            raise ValueError(f"{grid!r} has {split} spectra with fluxes that are not finite")
-        tally.add(emulate(emulator, grid, some), true)
+    groups = np.array_split(rows, -(-len(rows) // 16))
+    size = sum(int(np.isfinite(grid.flux(some)).sum()) for some in groups)
+    if size == 0:
+        raise ValueError(f"{grid!r} has no finite flux in its {split} spectra")
+    tally = _Tally(size)
+    for some in groups:
+        tally.add(emulate(emulator, grid, some), grid.flux(some))
     return tally.metrics()

@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+PRECISIONS = ("float32", "bf16")
+OPTIMISERS = ("muon", "adamw")
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -15,18 +18,34 @@ class Recipe:
     steps : int
         Optimiser steps.
     batch : int
-        Spectra per step.
+        Spectra per step, over all processes.
     pixels : int
         Native pixels drawn at random per spectrum and step; networks that give whole
         spectra always take them all.
+    accumulate : int
+        Work through each batch in this many parts: the same gradient in less memory.
+    optimiser : {"muon", "adamw"}
+        ``muon`` orthogonalises the updates of the weight matrices between hidden layers
+        (Jordan et al. 2024, `torch.optim.Muon`) and leaves the rest to AdamW; for the
+        transformer it needs a fraction of the steps.
     learning_rate : float
         Peak rate of AdamW: linear warm-up, then a cosine to zero.
+    matrix_rate : float
+        The same for the matrices that Muon updates.
     warmup : int
         Steps of warm-up.
     weight_decay : float
     betas : (float, float)
+        Of AdamW.
     clip : float
         Largest norm of the gradient.
+    ema : float
+        Decay per step of the moving average of the weights that is validated and kept
+        in their place; 0 for none.
+    emphasis : float
+        Weight of a line's core: a pixel of flux f counts 1 + emphasis (1 - f).
+    patience : int
+        Stop after this many validations without a lower MSE; 0 for never.
     precision : {"float32", "bf16"}
         ``bf16`` computes with a bfloat16 copy of the float32 weights.
     compile : bool
@@ -39,11 +58,17 @@ class Recipe:
     steps: int = 20_000
     batch: int = 16
     pixels: int = 256
-    learning_rate: float = 1e-3
+    accumulate: int = 1
+    optimiser: str = "muon"
+    learning_rate: float = 2e-3
+    matrix_rate: float = 1e-2
     warmup: int = 300
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.98)
     clip: float = 1.0
+    ema: float = 0.0
+    emphasis: float = 0.0
+    patience: int = 0
     precision: str = "float32"
     compile: bool = False
     seed: int = 0
@@ -51,15 +76,30 @@ class Recipe:
     checkpoint_every: int = 1_000
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "pixels", "validate_every", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.precision not in ("float32", "bf16"):
-            raise ValueError(f"unknown precision {self.precision!r}; valid: float32, bf16")
+        for name in ("steps", "batch", "pixels", "accumulate", "validate_every",
+                     "checkpoint_every"):
+            self._require(name, at_least=1)
+        for name in ("warmup", "weight_decay", "emphasis", "patience"):
+            self._require(name, at_least=0)
+        for name, valid in (("precision", PRECISIONS), ("optimiser", OPTIMISERS)):
+            if getattr(self, name) not in valid:
+                raise ValueError(
+                    f"unknown {name} {getattr(self, name)!r}; valid: {', '.join(valid)}"
+                )
+        if not 0.0 <= self.ema < 1.0:
+            raise ValueError(f"ema must be in [0, 1), got {self.ema}")
+        if self.batch % self.accumulate:
+            raise ValueError(
+                f"batch must be a multiple of accumulate, got {self.batch} and {self.accumulate}"
+            )
 
-    def rate(self, step: int) -> float:
-        """Return the learning rate of a step, counted from 0."""
+    def _require(self, name: str, *, at_least: int) -> None:
+        if not getattr(self, name) >= at_least:
+            raise ValueError(f"{name} must be at least {at_least}, got {getattr(self, name)}")
+
+    def schedule(self, step: int) -> float:
+        """Return the learning rates of a step, counted from 0, as a fraction of their peaks."""
         if step < self.warmup:
-            return self.learning_rate * (step + 1) / self.warmup
+            return (step + 1) / self.warmup
         progress = (step - self.warmup) / max(1, self.steps - self.warmup)
-        return self.learning_rate * 0.5 * (1.0 + math.cos(math.pi * progress))
+        return 0.5 * (1.0 + math.cos(math.pi * progress))

@@ -1,4 +1,4 @@
-"""Training: one visible loop for pretraining and fine-tuning.
+"""Training: one visible loop for pretraining and fine-tuning, on one device or many.
 
 Every batch is a function of (seed, step) alone, so a run that is killed and resumed sees
 exactly what it would have seen.
@@ -6,46 +6,67 @@ exactly what it would have seen.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
-from emulators.emulator import Emulator, load
+from emulators import lora as adapters
+from emulators.batches import Batches
+from emulators.emulator import Emulator
 from emulators.grid import Grid
 from emulators.labels import LabelSet, unknown_names
+from emulators.lora import Lora
+from emulators.matching import changed, started_from
 from emulators.metrics import evaluate
-from emulators.networks import build, kind_of
+from emulators.networks import build
+from emulators.objective import Objective
+from emulators.parallel import Processes, processes
 from emulators.recipe import Recipe
 from emulators.run import Run
+from emulators.storage import load
+
+MODES = ("full", "lora")
+logger = logging.getLogger(__name__)
 
 
 def train(
     grid: Grid | str | Path, *, network: str = "transformer",
-    init: Emulator | str | Path | None = None, out: str | Path | None = None,
+    init: Emulator | str | Path | None = None, mode: str = "full",
+    lora: Lora | Mapping[str, Any] | None = None, out: str | Path | None = None,
     resume: bool = False, labels: LabelSet | None = None, name: str | None = None,
-    options: dict[str, Any] | None = None, recipe: Recipe | None = None,
-    device: str = "cpu", progress: bool = True, **settings: Any,
+    options: Mapping[str, Any] | None = None, recipe: Recipe | None = None,
+    device: str = "cpu", progress: bool = True, tensorboard: bool = False, **settings: Any,
 ) -> Emulator:
     """Train an emulator on a grid, from scratch or from another emulator.
+
+    Under ``torchrun`` the processes share each batch and give the weights that one process
+    would; the first of them validates and writes.
 
     Parameters
     ----------
     grid : Grid or path
         Its training split is learnt from; its validation split chooses the best state.
     network : str
-        Architecture: ``transformer`` or ``mlp``.
+        Architecture: ``transformer``, ``mlp``, ``cnn`` or ``cannon``.
     init : Emulator or name or path, optional
-        Fine-tune all weights of a copy of this emulator, which brings its own `network`,
-        `options` and `labels`.
+        Fine-tune a copy of this emulator, which brings its own `network` and `options`, and
+        the scale of the labels that both know; labels are matched by name
+        (`emulators.matching`).
+    mode : {"full", "lora"}
+        With `init`: learn all weights, or low-rank adapters of some, which are kept in
+        ``out/adapter`` on their own and merged in the emulator that is returned.
+    lora : Lora or dict, optional
+        Rank, targets and the like of the adapters.
     out : path, optional
         Folder of the run; without one, nothing is written.
     resume : bool
@@ -59,8 +80,11 @@ def train(
         Of the architecture, such as ``{"dim": 128, "layers": 8}``.
     recipe : Recipe, optional
     device : str
+        ``cpu``, ``cuda``, ...
     progress : bool
         Show a progress bar.
+    tensorboard : bool
+        Write the log for TensorBoard too, in ``out/tensorboard``.
     **settings
         Fields of :class:`Recipe`, overriding `recipe`.
 
@@ -73,30 +97,44 @@ def train(
     Raises
     ------
     ValueError
-        For an unknown setting, network or option; labels of `init` and grid that differ;
-        a grid without training spectra; a run folder that belongs to another run.
+        For an unknown setting, network, mode or option; labels of `init` and grid of which
+        none match; a grid without training spectra; a run folder that belongs to another
+        run.
+    FloatingPointError
+        When the loss is not finite.
+    OSError
+        When a checkpoint cannot be written; the one before is whole.
 
     Examples
     --------
     >>> emu = train("mgb-fgk.h5", init="mgb-base", out="runs/fgk",
     ...             steps=20_000, learning_rate=5e-4)               # doctest: +SKIP
+    >>> emu = train("few.h5", init="mgb-base", mode="lora",
+    ...             lora={"rank": 16})                              # doctest: +SKIP
     """
-    recipe = _recipe(recipe, settings)
+    recipe, lora = _recipe(recipe, settings), _lora(mode, lora, init)
     grid = grid if isinstance(grid, Grid) else Grid(grid)
     if len(grid.rows("train")) == 0:
         raise ValueError(f"{grid!r} has no training spectra")
-    torch.manual_seed(recipe.seed)
-    emulator = _untrained(grid, network, init, labels, name, options)
-    emulator.to(device)
-    emulator.provenance = {
-        "trained_on": grid.provenance, "recipe": asdict(recipe),
-        "init": {"name": source.name, "sha256": source.sha256, "provenance": source.provenance}
-        if (source := _source(init)) is not None else None,
-    }
-    run = Run(Path(out) if out is not None else None, emulator, recipe)
-    start = run.restore() if resume else run.begin()
-    _loop(grid, run, start, progress)
-    return run.best()
+    with processes(device) as group:
+        torch.manual_seed(recipe.seed)
+        source = init if init is None or isinstance(init, Emulator) else load(init)
+        emulator = _untrained(grid, network, source, labels, name, options)
+        emulator.provenance["recipe"] = asdict(recipe)
+        if lora is not None and source is not None:
+            # What takes in new labels must learn, and belongs to the adapters.
+            fresh = changed(source.network, emulator.network)
+            lora = replace(lora, unfreeze=(*lora.unfreeze, *fresh))
+            adapters.attach(emulator.network, lora)
+        emulator.to(group.device)
+        run = Run(Path(out) if out is not None else None, emulator, recipe, grid,
+                  adapters=lora, writes=group.first)
+        start = run.restore() if resume else run.begin()
+        if emulator.network.closed_form:
+            _solve(run)
+        else:
+            _loop(run, start, group, progress and group.first, tensorboard and group.first)
+        return run.best()
 
 
 def _recipe(recipe: Recipe | None, settings: dict[str, Any]) -> Recipe:
@@ -106,80 +144,121 @@ def _recipe(recipe: Recipe | None, settings: dict[str, Any]) -> Recipe:
     return replace(recipe or Recipe(), **settings)
 
 
-def _source(init: Emulator | str | Path | None) -> Emulator | None:
-    return init if init is None or isinstance(init, Emulator) else load(init)
+def _lora(mode: str, lora: Lora | Mapping[str, Any] | None, init: Any) -> Lora | None:
+    if mode not in MODES:
+        raise ValueError(f"unknown mode {mode!r}; valid: {', '.join(MODES)}")
+    if mode == "full":
+        if lora is not None:
+            raise ValueError("lora= goes with mode='lora'")
+        return None
+    if init is None:
+        raise ValueError("mode='lora' adapts an emulator: say which with init=")
+    if lora is None or isinstance(lora, Lora):
+        return lora or Lora()
+    valid = [f.name for f in fields(Lora)]
+    if wrong := [s for s in lora if s not in valid]:
+        raise unknown_names(wrong, valid, what="setting of lora")
+    return Lora(**lora)
 
 
 def _untrained(
-    grid: Grid, network: str, init: Emulator | str | Path | None, labels: LabelSet | None,
-    name: str | None, options: dict[str, Any] | None,
+    grid: Grid, network: str, source: Emulator | None, labels: LabelSet | None,
+    name: str | None, options: Mapping[str, Any] | None,
 ) -> Emulator:
     """Return the emulator that training will fill in."""
-    source = _source(init)
-    scale = source.labels if source is not None else labels or grid.label_set
-    if scale.names != grid.label_set.names:
-        raise ValueError(
-            f"labels of the grid and of {'init' if source else 'labels='} differ: "
-            f"{', '.join(sorted(set(scale.names) ^ set(grid.label_set.names))) or 'their order'}"
-        )
-    pixels = torch.as_tensor(grid.wavelength)
+    provenance: dict[str, Any] = {"trained_on": grid.provenance, "init": None}
     if source is None:
-        module = build(network, len(scale), pixels, **(options or {}))
+        scale = labels or grid.label_set
+        if scale.names != grid.label_set.names:
+            raise ValueError(
+                "labels of the grid and of labels= differ: "
+                + (", ".join(sorted(set(scale.names) ^ set(grid.label_set.names)))
+                   or "their order")
+            )
+        module = build(network, len(scale), torch.as_tensor(grid.wavelength), **(options or {}))
     else:
-        module = _copy_onto(pixels, source, grid)
+        module, scale, matching = started_from(source, grid)
+        provenance["init"] = {"name": source.name, "sha256": source.sha256,
+                              "labels": str(matching), "provenance": source.provenance}
     return Emulator(module, scale, grid.domain, grid.wavelength, grid.medium,
-                    name=name or grid.path.stem)
+                    name=name or grid.path.stem, provenance=provenance)
 
 
-def _copy_onto(pixels: Tensor, source: Emulator, grid: Grid) -> nn.Module:
-    """Return a copy of the network of `source` that knows the pixels of `grid`."""
-    if source.medium != grid.medium:
-        raise ValueError(
-            f"{grid!r} is in {grid.medium}, but init '{source.name}' is in {source.medium}"
-        )
-    options: Any = source.network.config
-    module = build(kind_of(source.network), len(source.labels), pixels, **options)
-    try:
-        module.load_state_dict(source.network.state_dict())
-    except RuntimeError as error:
-        raise ValueError(
-            f"init '{source.name}' cannot start on the {grid.n_pix} pixels of {grid!r}: {error}"
-        ) from error
-    return module
-
-
-def _loop(grid: Grid, run: Run, start: int, progress: bool) -> None:
-    """Take the optimiser from step `start` to the end."""
+def _loop(run: Run, start: int, group: Processes, progress: bool, tensorboard: bool) -> None:
+    """Take the weights from step `start` to the end."""
     recipe, emulator = run.recipe, run.emulator
-    loss_of = _loss_function(emulator.network, recipe)
-    parameters = list(emulator.network.parameters())
-    validate = len(grid.rows("validation")) > 0
+    batches = Batches(run.grid, emulator, recipe, rank=group.rank, world=group.world)
+    objective = group.share(Objective(emulator.network, recipe))
     bar = tqdm(total=recipe.steps, initial=start, desc=emulator.name, unit="step",
                disable=None if progress else True)
-    total, since, clock = 0.0, 0, time.perf_counter()
+    watch = _Watch()
     emulator.network.train()
-    for step, batch in enumerate(_batches(grid, emulator, recipe, start), start):
-        for group in run.optimiser.param_groups:
-            group["lr"] = recipe.rate(step)
-        loss = loss_of(*batch)
-        run.optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(parameters, recipe.clip)
-        run.optimiser.step()
-        bar.update()
-        total, since = total + float(loss.detach()), since + 1
+    with bar, run.tensorboard() if tensorboard else contextlib.nullcontext():
+        for step in range(start, recipe.steps):
+            if run.exhausted:
+                logger.info("no lower MSE in %d validations: stopping", run.stale)
+                break
+            watch.count(_step(run, objective, batches, step, group))
+            run.follow(step)
+            bar.update()
 
-        done, last = step + 1, step + 1 == recipe.steps
-        _check_loss(total, done, recipe)  # before anything is kept
-        if last or done % recipe.validate_every == 0:
-            metrics = evaluate(emulator, grid) if validate else {}
-            elapsed = time.perf_counter() - clock
-            run.record(done, total / since, elapsed / since, metrics)
-            bar.set_postfix(loss=f"{total / since:.2e}", mae=f"{metrics.get('mae', math.nan):.4f}")
-            total, since, clock = 0.0, 0, time.perf_counter()
-        if last or done % recipe.checkpoint_every == 0:
-            run.checkpoint(done)
-    bar.close()
+            done, last = step + 1, step + 1 == recipe.steps
+            _check_loss(watch.total, done, recipe)  # before anything is kept
+            if last or done % recipe.validate_every == 0:
+                with run.averaged():
+                    metrics = group.agree(_validate(run) if group.first else {})
+                    _check_loss(metrics.get("mse", 0.0), done, recipe)
+                    run.record(done, watch.loss, watch.seconds_per_step, metrics)
+                bar.set_postfix(loss=f"{watch.loss:.2e}", mae=f"{metrics.get('mae', math.nan):.4f}")
+                watch = _Watch()
+            if last or done % recipe.checkpoint_every == 0:
+                run.checkpoint(done)
+
+
+def _step(
+    run: Run, objective: nn.Module, batches: Batches, step: int, group: Processes
+) -> float:
+    """Take one step; return the loss of this process's share of the batch."""
+    # Dropout must not depend on how often the run was interrupted.
+    torch.manual_seed(hash((run.recipe.seed, step, group.rank)) % 2**63)
+    for optimiser in run.optimisers:
+        optimiser.zero_grad()
+        for settings in optimiser.param_groups:
+            settings["lr"] = settings["peak"] * run.recipe.schedule(step)
+    total, parts = 0.0, list(batches(step).parts(run.recipe.accumulate))
+    for i, part in enumerate(parts, 1):
+        with contextlib.nullcontext() if i == len(parts) else group.apart(objective):
+            loss = objective(part) / len(parts)
+            loss.backward()
+        total += float(loss.detach())
+    nn.utils.clip_grad_norm_(run.learnt, run.recipe.clip)
+    for optimiser in run.optimisers:
+        optimiser.step()
+    return total
+
+
+def _validate(run: Run) -> dict[str, float]:
+    """Return the measures on the validation split, none where the grid has none."""
+    has_some = len(run.grid.rows("validation")) > 0
+    return evaluate(run.emulator, run.grid) if has_some else {}
+
+
+class _Watch:
+    """Mean loss and time per step since it was made."""
+
+    def __init__(self) -> None:
+        self.total, self.steps, self.began = 0.0, 0, time.perf_counter()
+
+    def count(self, loss: float) -> None:
+        self.total, self.steps = self.total + loss, self.steps + 1
+
+    @property
+    def loss(self) -> float:
+        return self.total / self.steps
+
+    @property
+    def seconds_per_step(self) -> float:
+        return (time.perf_counter() - self.began) / self.steps
 
 
 def _check_loss(loss: float, step: int, recipe: Recipe) -> None:
@@ -190,45 +269,13 @@ def _check_loss(loss: float, step: int, recipe: Recipe) -> None:
         )
 
 
-def _batches(
-    grid: Grid, emulator: Emulator, recipe: Recipe, start: int
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield scaled labels (b, n_label), wavelengths (n,) or (b, n) and fluxes (b, n)."""
-    rows, device = grid.rows("train"), emulator.device
-    size = min(recipe.batch, len(rows))
-    per_epoch = len(rows) // size
-    scaled = emulator.labels.scale(grid.labels).astype(np.float32)
-    wavelength = torch.as_tensor(grid.wavelength, device=device)
-    for step in range(start, recipe.steps):
-        epoch, place = divmod(step, per_epoch)
-        if place == 0 or step == start:
-            order = np.random.default_rng([recipe.seed, 0, epoch]).permutation(rows)
-        some = order[place * size:(place + 1) * size]
-        flux: NDArray[np.float32] = grid.flux(some)
-        at = wavelength
-        if not emulator.network.all_pixels and recipe.pixels < grid.n_pix:
-            generator = np.random.default_rng([recipe.seed, 1, step])
-            drawn = generator.integers(grid.n_pix, size=(len(some), recipe.pixels))
-            flux, at = np.take_along_axis(flux, drawn, axis=1), wavelength[torch.as_tensor(drawn)]
-        yield (torch.as_tensor(scaled[some], device=device), at,
-               torch.as_tensor(flux, device=device))
-
-
-def _loss_function(network: nn.Module, recipe: Recipe) -> Callable[..., Tensor]:
-    """Return labels, wavelength, flux -> mean squared error.
-
-    In bf16 the weights are cast once per step and the gradient flows through the cast
-    into the float32 weights; autocast would cast them again at every use.
-    """
-    def loss(parameters: dict[str, Tensor], labels: Tensor, at: Tensor, flux: Tensor) -> Tensor:
-        emulated: Tensor = torch.func.functional_call(network, parameters, (labels, at))
-        return ((emulated.float() - flux) ** 2).mean()
-
-    compiled = torch.compile(loss) if recipe.compile else loss
-    dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
-
-    def step_loss(labels: Tensor, at: Tensor, flux: Tensor) -> Tensor:
-        parameters = {k: v.to(dtype) for k, v in network.named_parameters()}
-        return torch.as_tensor(compiled(parameters, labels.to(dtype), at, flux))
-
-    return step_loss
+def _solve(run: Run, chunk: int = 256) -> None:
+    """Fit a network that has a solution in closed form, reading the grid once."""
+    grid, emulator, rows = run.grid, run.emulator, run.grid.rows("train")
+    scaled = torch.as_tensor(emulator.labels.scale(grid.labels))
+    solver = emulator.network.solver()  # type: ignore[operator]
+    for some in np.array_split(rows, -(-len(rows) // chunk)):
+        solver.add(scaled[some], torch.as_tensor(grid.flux(some)))
+    watch = _Watch()
+    watch.count(solver.solve())
+    run.record(1, watch.loss, watch.seconds_per_step, _validate(run))

@@ -6,6 +6,8 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from emulators.networks.cannon import Cannon
+from emulators.networks.cnn import CNN
 from emulators.networks.mlp import MLP
 from emulators.networks.transformer import Transformer
 
@@ -19,8 +21,20 @@ class Network(Protocol):
 
     #: whether it must be trained on whole spectra
     all_pixels: bool
+    #: whether `solver()` gives its weights without steps of an optimiser
+    closed_form: bool
     #: the options that rebuild it
     config: dict[str, Any]
+
+    @property
+    def matrices(self) -> list[str]:
+        """Names of the weights that Muon may update: those between hidden layers."""
+
+    def relabel(self, M: Tensor, c: Tensor) -> None:
+        """Take labels that give the old ones by ``old = M @ new + c``, in place.
+
+        Labels that no old one depends on have no effect at first.
+        """
 
     def __call__(self, labels: Tensor, wavelength: Tensor) -> Tensor:
         """Return flux (n_spec, n_pix)."""
@@ -29,7 +43,9 @@ class Network(Protocol):
         """Return the same in bounded memory: at most about `chunk` fluxes at a time."""
 
 
-NETWORKS: dict[str, type[nn.Module]] = {"transformer": Transformer, "mlp": MLP}
+NETWORKS: dict[str, type[nn.Module]] = {
+    "transformer": Transformer, "mlp": MLP, "cnn": CNN, "cannon": Cannon,
+}
 
 
 def build(kind: str, n_label: int, wavelength: Tensor, **options: Any) -> nn.Module:

@@ -1,7 +1,7 @@
 """The transformer that takes wavelength as an input token.
 
 Różański, Ting & Jabłońska 2023 (arXiv:2306.15703), section 3: a wavelength is encoded into
-one query token; the labels become a handful of tokens that serve as keys and values of every
+one query token; the labels become tokens that serve as keys and values of every
 cross-attention block; a head of 256 neurons turns the query, after the last block, into one
 flux.  Nothing ties the network to a wavelength grid.
 
@@ -27,6 +27,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from emulators.networks.tokens import LabelTokens, relabelled
 
 Folded = list[tuple[Tensor, Tensor]]
 
@@ -136,9 +138,12 @@ class Transformer(nn.Module):
     n_label : int
     wavelength : (n_pix,) tensor
         Training pixels, Angstrom; they only set the default periods of the encoding.
-    dim, layers, heads, tokens, feedforward, head : int
-        Width of a token, number of blocks, attention heads, label tokens, widening of the
-        feed-forward networks, neurons of the head.
+    dim, layers, heads, feedforward, head : int
+        Width of a token, number of blocks, attention heads, widening of the feed-forward
+        networks, neurons of the head.
+    tokens : int, optional
+        Number of label tokens that a perceptron makes of all labels, as in the paper; by
+        default there is one per label (`emulators.networks.tokens`).
     periods : (float, float), optional
         Shortest and longest period of the encoding in ln(wavelength); three pixels and
         twice the width of the window by default.
@@ -147,16 +152,20 @@ class Transformer(nn.Module):
         Wavelength of phase zero, Angstrom; the middle of the training pixels by default.
     residual : {"residual", "prenorm"}
         ResiDual, or plain pre-norm.
+    label_tokens, label_inputs : int, optional
+        Of a network that met other labels in its life; see `LabelTokens`.
     """
 
     #: a network of this kind can be trained on any subset of pixels
     all_pixels = False
+    closed_form = False
 
     def __init__(
         self, n_label: int, wavelength: Tensor, *, dim: int = 64, layers: int = 6,
-        heads: int = 4, tokens: int = 16, feedforward: int = 4, head: int = 256,
+        heads: int = 2, tokens: int | None = None, feedforward: int = 4, head: int = 256,
         periods: Sequence[float] | None = None, n_period: int = 64,
         reference: float | None = None, residual: str = "residual",
+        label_tokens: int | None = None, label_inputs: int | None = None,
     ) -> None:
         super().__init__()
         if dim % heads:
@@ -174,19 +183,40 @@ class Transformer(nn.Module):
             "dim": dim, "layers": layers, "heads": heads, "tokens": tokens,
             "feedforward": feedforward, "head": head, "periods": list(map(float, periods)),
             "n_period": n_period, "reference": reference, "residual": residual,
+            "label_tokens": label_tokens, "label_inputs": label_inputs,
         }
         self.encoding = WavelengthEncoding(reference, periods, n_period)
         self.embed_wavelength = nn.Linear(2 * n_period, dim)
-        self.embed_labels = nn.Sequential(
-            nn.Linear(n_label, 4 * dim), nn.GELU(approximate="tanh"),
-            nn.Linear(4 * dim, tokens * dim), nn.Unflatten(-1, (tokens, dim)), RMSNorm(dim),
-        )
+        self.embed_labels: nn.Module
+        if tokens is None:
+            self.embed_labels = LabelTokens(n_label, dim, tokens=label_tokens,
+                                            inputs=label_inputs)
+        else:
+            self.embed_labels = nn.Sequential(
+                nn.Linear(n_label, 4 * dim), nn.GELU(approximate="tanh"),
+                nn.Linear(4 * dim, tokens * dim), nn.Unflatten(-1, (tokens, dim)), RMSNorm(dim),
+            )
         self.query_norm = RMSNorm(dim) if residual == "residual" else nn.Identity()
         self.blocks = nn.ModuleList(Block(dim, heads, feedforward) for _ in range(layers))
         self.final_norm = RMSNorm(dim)
         self.head = nn.Sequential(
             nn.Linear(dim, head), nn.GELU(approximate="tanh"), nn.Linear(head, 1)
         )
+
+    @property
+    def matrices(self) -> list[str]:
+        """Names of the weights between hidden layers."""
+        return [n for n, p in self.named_parameters() if p.ndim == 2 and
+                n.startswith(("blocks.", "embed_labels.0.", "embed_labels.2."))]
+
+    def relabel(self, M: Tensor, c: Tensor) -> None:
+        """Take labels that give the old ones by ``old = M @ new + c``, in place."""
+        if isinstance(self.embed_labels, LabelTokens):
+            self.embed_labels.relabel(M, c)
+            self.config["label_tokens"] = len(self.embed_labels.base)
+            self.config["label_inputs"] = len(self.embed_labels.linear)
+        else:
+            self.embed_labels[0] = relabelled(self.embed_labels[0], M, c)  # type: ignore
 
     def fold(self, labels: Tensor) -> Folded:
         """Return what each block needs to know of stars with scaled labels (n_spec, n_label)."""

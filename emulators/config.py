@@ -1,0 +1,155 @@
+"""Trainings written down: TOML files of one or more runs, each starting from another.
+
+::
+
+    [grids]                          # files, relative to this one or to --grids
+    pretrain = "mgb-pretrain.h5"
+    target = "mgb-target.h5"
+
+    [defaults]                       # for every run below
+    precision = "bf16"
+
+    [train.base]                     # a run, written to OUT/base
+    grid = "pretrain"
+    scale = ["pretrain", "target"]   # the scale of the labels spans these grids
+    options = { dim = 64, layers = 6 }
+    steps = 24_000
+
+    [train.target]                   # runs follow one another as they stand in the file
+    grid = "target"
+    init = "base"                    # a run above, an emulator that ships, or a folder
+    mode = "lora"
+    lora = { rank = 16 }
+
+Any other key of a run is a field of :class:`emulators.Recipe`.  A key that is unknown is an
+error, so that a misspelt setting cannot pass for its default.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from emulators.emulator import Emulator
+from emulators.grid import Grid
+from emulators.labels import LabelSet, unknown_names
+from emulators.lora import Lora
+from emulators.recipe import Recipe
+from emulators.training import train
+
+TABLES = ("grids", "defaults", "train")
+RECIPE = tuple(f.name for f in fields(Recipe))
+OWN = ("grid", "scale", "network", "options", "init", "mode", "lora", "name")
+
+
+@dataclass(frozen=True)
+class Config:
+    """The runs of a configuration file.
+
+    Attributes
+    ----------
+    runs : dict of str to dict
+        The keys of each run, those of ``defaults`` included, in the order of the file.
+    grids : dict of str to Path
+    """
+
+    runs: dict[str, dict[str, Any]]
+    grids: dict[str, Path]
+
+    @classmethod
+    def read(cls, path: str | Path, *, grids: str | Path | None = None) -> Config:
+        """Read and check a file.
+
+        Parameters
+        ----------
+        path : path
+        grids : path, optional
+            The folder of the grids; that of the file by default.
+
+        Raises
+        ------
+        FileNotFoundError
+            When the file is missing, or one of its grids.
+        ValueError
+            When it is not TOML, has an unknown key (with the valid ones), or a run that
+            cannot be.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"no configuration file '{path}'")
+        try:
+            content = tomllib.loads(path.read_text())
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"'{path}' is not TOML: {error}") from error
+        _check_keys(content, TABLES, f"table in '{path}'")
+        folder = Path(grids) if grids is not None else path.parent
+        files = {n: folder / file for n, file in content.get("grids", {}).items()}
+        defaults = content.get("defaults", {})
+        _check_keys(defaults, (*OWN, *RECIPE), "key in [defaults]")
+        runs = {n: {**defaults, **run} for n, run in content.get("train", {}).items()}
+        if not runs:
+            raise ValueError(f"'{path}' has no [train.NAME]: there is nothing to train")
+        for name, run in runs.items():
+            _check_run(name, run, files)
+        for file in files.values():
+            if not file.is_file():
+                raise FileNotFoundError(
+                    f"no grid at '{file}', which '{path}' names; say with --grids (grids=) in "
+                    f"which folder it lies"
+                )
+        return cls(runs, files)
+
+    def train(
+        self, out: str | Path, *, only: Sequence[str] = (), resume: bool = False,
+        **settings: Any,
+    ) -> dict[str, Emulator]:
+        """Train one run after the other, in the folders ``out/NAME``.
+
+        Parameters
+        ----------
+        out : path
+        only : sequence of str
+            Names of the runs to do; all by default.
+        resume : bool
+            Go on with runs that have begun; those that are finished stay as they are.
+        **settings
+            ``device``, ``progress``, ``tensorboard`` of :func:`emulators.train`.
+        """
+        if wrong := [n for n in only if n not in self.runs]:
+            raise unknown_names(wrong, list(self.runs), what="run")
+        trained = {}
+        for name in only or self.runs:
+            run = dict(self.runs[name])
+            if run.get("init") in self.runs:
+                run["init"] = Path(out) / run["init"] / "best"
+            if scale := run.pop("scale", ()):
+                sets = [Grid(self.grids[g]).label_set for g in scale]
+                run["labels"] = LabelSet.spanning(*sets)
+            run["grid"] = self.grids[run["grid"]]
+            run.setdefault("name", name)
+            trained[name] = train(out=Path(out) / name, resume=resume, **run, **settings)
+        return trained
+
+
+def _check_keys(table: Mapping[str, Any], valid: Sequence[str], what: str) -> None:
+    if not isinstance(table, Mapping):
+        raise ValueError(f"a {what} must be a table of keys and values, got {table!r}")
+    if wrong := [k for k in table if k not in valid]:
+        raise unknown_names(wrong, valid, what=what)
+
+
+def _check_run(name: str, run: Mapping[str, Any], grids: Mapping[str, Path]) -> None:
+    _check_keys(run, (*OWN, *RECIPE), f"key in [train.{name}]")
+    if "grid" not in run:
+        raise ValueError(f"[train.{name}] has no grid; valid: {', '.join(grids) or '[grids]'}")
+    if wrong := [g for g in (run["grid"], *run.get("scale", ())) if g not in grids]:
+        raise unknown_names(wrong, list(grids), what=f"grid in [train.{name}]")
+    _check_keys(run.get("lora", {}), [f.name for f in fields(Lora)],
+                f"key in lora of [train.{name}]")
+    try:
+        Recipe(**{k: v for k, v in run.items() if k in RECIPE})
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"[train.{name}]: {error}") from error

@@ -1,0 +1,81 @@
+"""How far an emulator is from the synthesis: a sample of its errors.
+
+The sample is the emulator's error, emulated minus true flux, on spectra it was not trained
+on.  Errors pass through rotation, line-spread function and pixels exactly as fluxes do
+(those stages are linear), so whoever observes with an instrument sends the sample through
+the same stages and takes the root mean square there; no assumption about how errors of
+neighbouring pixels hang together is needed.
+
+The error depends on the star.  Near labels x the mean runs over the sample with weights
+
+    w_i = exp(-1/2 sum_k ((x_k - x_ik) / h_k)^2),   k over teff, logg, fe_h,
+
+the widths h as wide as needed for `LEAST` spectra to have a say.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from emulators.labels import LabelSet
+
+#: labels that the error is a function of
+REGION = ("teff", "logg", "fe_h")
+#: effective number of spectra, (sum w)^2 / sum w^2, in a mean
+LEAST = 40.0
+#: largest error that is stored as it is: +-0.5 in 16 bits
+_UNIT = 0.5 / 32767
+
+
+@dataclass(frozen=True, eq=False)
+class ErrorModel:
+    """A sample of an emulator's errors at its training pixels.
+
+    Parameters
+    ----------
+    errors : (n_sample, n_pix) float32
+        Emulated minus true normalised flux.
+    labels : (n_sample, n_label) float64
+        Of the stars of the sample, in the order of the emulator's labels.
+    """
+
+    errors: Tensor
+    labels: Tensor
+
+    def weights(self, labels: NDArray[np.float64], label_set: LabelSet) -> Tensor:
+        """Return the weights (n_sample,) of the sample for a star with labels (n_label,)."""
+        columns = [label_set.index(n) for n in REGION if n in label_set.names]
+        sample = self.labels[:, columns].numpy()
+        spread = np.maximum(sample.std(axis=0), 1e-12)
+        distance = np.sum(((sample - np.asarray(labels)[columns]) / spread) ** 2, axis=1)
+        least = min(LEAST, 0.5 * len(sample))
+        distance -= distance.min()  # a star far from all of them has its nearest
+        width = 0.2
+        while True:
+            w = np.exp(-0.5 * distance / width**2)
+            if w.sum() ** 2 / (w**2).sum() >= least:
+                return torch.as_tensor(w / w.sum())
+            width *= 1.1
+
+    def sigma(self, labels: NDArray[np.float64], label_set: LabelSet) -> NDArray[np.float64]:
+        """Return the rms error (n_pix,) near labels (n_label,), at the training pixels."""
+        mean_square = self.weights(labels, label_set) @ self.errors.double() ** 2
+        return np.asarray(torch.sqrt(mean_square))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what :meth:`from_tensors` takes; errors in steps of 1.5e-5."""
+        steps = torch.round(self.errors / _UNIT).clamp(-32767, 32767)
+        return {"errors.flux": steps.to(torch.int16), "errors.labels": self.labels.float()}
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor]) -> ErrorModel | None:
+        """Take the sample out of the tensors of an emulator, if they hold one."""
+        if "errors.flux" not in tensors:
+            return None
+        flux, labels = tensors.pop("errors.flux"), tensors.pop("errors.labels")
+        return cls(flux.float() * _UNIT, labels.double())

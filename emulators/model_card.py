@@ -1,0 +1,142 @@
+"""The model card of an emulator: what was measured of it on spectra it was not trained on."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from emulators.emulator import Emulator
+from emulators.error_model import REGION, ErrorModel
+from emulators.grid import Grid
+from emulators.metrics import emulate, evaluate, flux_metrics
+
+Array = NDArray[np.float64]
+
+#: true flux at the borders between line cores, wings and continuum
+DEPTHS = {"cores": (-np.inf, 0.5), "wings": (0.5, 0.95), "continuum": (0.95, np.inf)}
+SCANNED = ("teff", "logg", "fe_h")
+
+
+def card(
+    emulator: Emulator, grid: Grid, *, split: str = "validation", bins: int = 4
+) -> dict[str, Any]:
+    """Measure an emulator on a split of a grid.
+
+    Parameters
+    ----------
+    emulator : Emulator
+    grid : Grid
+    split : str
+    bins : int
+        In each of Teff, log g and [Fe/H], with equal numbers of spectra.
+
+    Returns
+    -------
+    dict
+        JSON-able: ``overall`` (the six measures of :func:`emulators.evaluate`), ``bins``
+        by label, ``depths`` (MAE and bias of cores, wings and continuum), ``derivatives``
+        (see :func:`differences`), ``smoothness`` (see :func:`roughness`).
+    """
+    rows = grid.rows(split)
+    emulated, true = emulate(emulator, grid, rows).astype(float), grid.flux(rows).astype(float)
+    return {
+        "grid": grid.path.name, "split": split, "n_spectra": len(rows),
+        "overall": evaluate(emulator, grid, split=split),
+        "bins": {n: _by_bin(grid.labels[rows, grid.label_set.index(n)], emulated, true, bins)
+                 for n in REGION if n in grid.label_set.names},
+        "depths": _by_depth(emulated, true),
+        "derivatives": differences(grid, rows, emulated, true),
+        "smoothness": roughness(emulator, grid, rows),
+    }
+
+
+def measure_errors(emulator: Emulator, grid: Grid, *, split: str = "validation") -> ErrorModel:
+    """Return the errors of an emulator on a split of a grid, as a model of them.
+
+    Set it as ``emulator.errors`` and save: the fitter then adds it to the noise.
+    """
+    rows = grid.rows(split)
+    error = emulate(emulator, grid, rows) - grid.flux(rows)
+    order = np.array([grid.label_set.index(n) for n in emulator.labels.names])
+    return ErrorModel(torch.as_tensor(error), torch.as_tensor(grid.labels[np.ix_(rows, order)]))
+
+
+def _by_bin(values: Array, emulated: Array, true: Array, bins: int) -> list[dict[str, float]]:
+    """Return the errors in bins of a label with equal numbers of spectra."""
+    edges = np.quantile(values, np.linspace(0.0, 1.0, bins + 1))
+    if edges[0] == edges[-1]:  # it does not vary
+        return []
+    rows = []
+    for low, high in pairwise(edges):
+        inside = (values >= low) & ((values < high) | (high == edges[-1]))
+        measured = flux_metrics(emulated[inside], true[inside])
+        rows.append({"low": float(low), "high": float(high), "n": int(inside.sum()),
+                     **{k: measured[k] for k in ("mae", "maxae", "qae95")}})
+    return rows
+
+
+def _by_depth(emulated: Array, true: Array) -> dict[str, dict[str, float]]:
+    """Return error and bias of line cores, wings and continuum."""
+    result = {}
+    for name, (low, high) in DEPTHS.items():
+        error = (emulated - true)[(true >= low) & (true < high)]
+        if error.size:
+            result[name] = {"fraction": error.size / true.size, "bias": float(error.mean()),
+                            "mae": float(np.abs(error).mean())}
+    return result
+
+
+def differences(grid: Grid, rows: NDArray[np.int64], emulated: Array, true: Array
+                ) -> dict[str, float]:
+    """Return how well an emulator knows the change from one grid spectrum to another.
+
+    An emulator's difference between two stars is the integral of its derivatives with
+    respect to the labels along the way.  Each star is paired with the one nearest in scaled
+    labels; ``relative`` is the rms error of the differences over the rms of the true ones,
+    ``slope`` the coefficient of the emulated difference regressed on the true one, 1 for a
+    perfect emulator.
+    """
+    scaled = grid.label_set.scale(grid.labels[rows])
+    distance = np.sum((scaled[:, None] - scaled[None]) ** 2, axis=-1)
+    np.fill_diagonal(distance, np.inf)
+    nearest = distance.argmin(axis=1)
+    change, emulated_change = true[nearest] - true, emulated[nearest] - emulated
+    error = emulated_change - change
+    square = float(np.mean(change**2))
+    return {"relative": float(np.sqrt(np.mean(error**2) / square)),
+            "slope": float(np.mean(emulated_change * change) / square)}
+
+
+def roughness(
+    emulator: Emulator, grid: Grid, rows: NDArray[np.int64], *, stars: int = 4, steps: int = 31
+) -> dict[str, float]:
+    """Return how far scans along single labels are from smooth curves.
+
+    From some stars each of Teff, log g and [Fe/H] is moved through a tenth of its range
+    (all elements move with iron), and every pixel's curve is compared with its best cubic:
+    the 99.9th percentile of the distance, in units of the continuum.  Physics has no ripple
+    there; a network may.
+    """
+    result = {}
+    order = np.array([grid.label_set.index(n) for n in emulator.labels.names])
+    for name in (n for n in SCANNED if n in emulator.labels.names):
+        column = emulator.labels.index(name)
+        moved = [column] if name != "fe_h" else [
+            i for i, n in enumerate(emulator.labels.names) if n.endswith("_h")]
+        width = 0.1 * (emulator.labels.high[column] - emulator.labels.low[column])
+        x = np.linspace(-0.5, 0.5, steps)
+        smooth = np.polynomial.chebyshev.chebvander(2 * x, 3)
+        residual_of = np.eye(steps) - smooth @ np.linalg.pinv(smooth)
+        ripple = []
+        for star in grid.labels[np.ix_(rows[:stars], order)]:
+            labels = np.tile(star, (steps, 1))
+            labels[:, moved] += (width * x)[:, None]
+            with torch.inference_mode():
+                flux = emulator.flux(torch.as_tensor(labels), torch.as_tensor(emulator.pixels))
+            ripple.append(np.abs(residual_of @ flux.double().numpy()))
+        result[name] = float(np.quantile(ripple, 0.999))
+    return result

@@ -1,0 +1,80 @@
+"""The processes that train one emulator together: torch's own, started by ``torchrun``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among those that train together; one alone is number 0 of 1.
+
+    Attributes
+    ----------
+    rank, world : int
+        Number of this process, and how many there are.
+    device : str
+        Where this one computes.
+    """
+
+    rank: int
+    world: int
+    device: str
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that validates and writes."""
+        return self.rank == 0
+
+    def share(self, module: nn.Module) -> nn.Module:
+        """Return a module whose gradients are averaged over the processes."""
+        if self.world == 1:
+            return module
+        ids = [torch.device(self.device)] if self.device.startswith("cuda") else None
+        return DistributedDataParallel(module, device_ids=ids)
+
+    def apart(self, module: nn.Module) -> AbstractContextManager[None]:
+        """Return a block in which gradients add up without being shared."""
+        if isinstance(module, DistributedDataParallel):
+            return module.no_sync()
+        return nullcontext()
+
+    def agree(self, value: Any) -> Any:
+        """Return what the first process has, in all of them."""
+        if self.world == 1:
+            return value
+        box = [value]
+        distributed.broadcast_object_list(box, src=0, device=torch.device(self.device))
+        return box[0]
+
+
+@contextmanager
+def processes(device: str) -> Iterator[Processes]:
+    """Join the processes that ``torchrun`` started, for the length of a block.
+
+    Without ``torchrun`` there is one.  On ``cuda`` each process of a machine takes a GPU of
+    its own and they talk through NCCL, else through gloo.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        yield Processes(0, 1, device)
+        return
+    if device == "cuda":
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        torch.cuda.set_device(device)
+    begun_here = not distributed.is_initialized()
+    if begun_here:
+        distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    try:
+        yield Processes(distributed.get_rank(), world, device)
+    finally:
+        if begun_here:
+            distributed.destroy_process_group()

@@ -58,6 +58,8 @@ def fit_options(command: Any) -> Any:
                      metavar="NAME=OTHER", help="Move one parameter with another; repeatable."),
         click.option("--continuum", type=click.IntRange(0, 30), default=3, show_default=True,
                      help="Degree of the continuum polynomial."),
+        click.option("--emulator-error/--no-emulator-error", default=True, show_default=True,
+                     help="Add the emulator's own error to the noise."),
         click.option("--seed", type=int, default=0, show_default=True),
         click.option("--threads", type=click.IntRange(1), default=1, show_default=True,
                      help="Of torch; more only pay on an idle machine."),

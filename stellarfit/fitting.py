@@ -30,7 +30,8 @@ def fit(
     resolution: float | None = None, emulator: str | Path | Emulator = DEFAULT_EMULATOR,
     free: Sequence[str] | None = None, fixed: Mapping[str, float] | None = None,
     tied: Mapping[str, str] | None = None, continuum: int = 3, method: str = "lm",
-    start: FitResult | None = None, seed: int = 0, **spectrum_options: Any,
+    start: FitResult | None = None, emulator_error: bool = True, seed: int = 0,
+    **spectrum_options: Any,
 ) -> FitResult:
     """Fit the labels of an observed star.
 
@@ -58,6 +59,8 @@ def fit(
         Levenberg-Marquardt, or plain gradient descent.
     start : FitResult, optional
         Go on from an earlier result instead of searching.
+    emulator_error : bool
+        Add the emulator's own error, where it has been measured, to the noise.
     seed : int
         Of the template labels of the search.
     **spectrum_options
@@ -89,19 +92,31 @@ def fit(
         free=free, fixed=fixed, tied=tied, continuum=continuum, start=start, seed=seed,
         **spectrum_options,
     )
-    solution = minimise(problem, method)
+    problem, solution = minimise(problem, method, emulator_error=emulator_error)
     result = conclude(problem, solution)
     result.provenance.update(method=method, seconds=round(time.perf_counter() - clock, 3))
     return result
 
 
-def minimise(problem: Problem, method: str) -> optimize.Solution:
-    """Return where an optimiser of ``METHODS`` ends from the best of the first guesses."""
-    model, data = problem.model, problem.data
+def minimise(
+    problem: Problem, method: str, *, emulator_error: bool = True
+) -> tuple[Problem, optimize.Solution]:
+    """Return where an optimiser of ``METHODS`` ends from the best of the first guesses.
+
+    The emulator's error depends on the star: it is taken at the first guess, and once more
+    where that led to.  The problem that is returned holds it.
+    """
+    optimiser = optimize.adam if method == "adam" else optimize.levenberg_marquardt
     theta = _best_start(problem)
-    if method == "adam":
-        return optimize.adam(model, data, theta)
-    return optimize.levenberg_marquardt(model, data, theta)
+    if emulator_error:
+        problem = problem.with_emulator_error(theta[0])
+    solution = optimiser(problem.model, problem.data, theta)
+    if emulator_error and problem.model.emulator.errors is not None:
+        problem = problem.with_emulator_error(solution.theta[0])
+        iterations = solution.iterations
+        solution = optimiser(problem.model, problem.data, solution.theta)
+        solution = replace(solution, iterations=solution.iterations + iterations)
+    return problem, solution
 
 
 def _best_start(problem: Problem, candidates: int = 8) -> Array:

@@ -111,6 +111,7 @@ class ForwardModel:
         first = min(max(0, math.floor((need_low - log_low) / self.log_step)), last - 1)
         stop = max(min(last, math.ceil((need_high - log_low) / self.log_step)), first + 1)
         self.log_start = log_low + first * self.log_step
+        self._pixels = slice(first, stop + 1)
         grid = np.exp(self.log_start + self.log_step * np.arange(stop - first + 1))
         # Rounding must not carry the ends beyond the emulator's range.
         grid = np.clip(grid, *self.emulator.wavelength_range)
@@ -169,6 +170,24 @@ class ForwardModel:
                 directions = self._stage_A.T[self._moves_stages]
                 columns[self._moves_stages] += vmap(stage_tangent)(directions)
             return flux, columns.permute(1, 2, 0)
+
+    def emulator_error(self, theta: Tensor) -> Tensor | None:
+        """Return the rms error of the emulator at observed pixels, (n_pix,), near theta (n_free,).
+
+        Its sample of errors (`emulators.error_model`) passes through the stages as the flux
+        does, so that errors which the instrument averages out count for less.  None when
+        the emulator brings no sample.
+        """
+        errors = self.emulator.errors
+        if errors is None:
+            return None
+        with torch.no_grad():
+            stages = self.stages(theta[None])
+            labels = self.labels(theta[None])[0].cpu().numpy()
+            weights = errors.weights(labels, self.emulator.labels).to(self.grid.device)
+            sample = errors.errors[:, self._pixels].to(self.grid.device)
+            observed = self.observe(sample[:, None], stages, self._nodes(stages))[:, 0]
+            return torch.sqrt(weights @ observed.double() ** 2)
 
     def _nodes(self, stages: Tensor) -> int:
         """Return the quadrature that is exact for the fastest of these stars."""

@@ -61,6 +61,25 @@ class Problem:
         """Pixels that enter, (n_pix,) bool."""
         return np.asarray(self.data.weight[0].cpu().numpy() > 0)
 
+    def with_emulator_error(self, theta: NDArray[np.float64]) -> Problem:
+        """Return the problem with the emulator's error near theta (n_free,) in the noise.
+
+        Its square, times that of the continuum, adds to the variance of every pixel.  The
+        problem itself is returned when the emulator brings no error model.
+        """
+        at = torch.as_tensor(theta, device=self.data.flux.device)
+        error = self.model.emulator_error(at)
+        if error is None:
+            return self
+        noise = torch.as_tensor(np.sqrt(self.spectrum.ivar), device=at.device)[None]
+        noise = torch.where(self.data.weight > 0, noise, 0.0)
+        with torch.no_grad():
+            continuum = self.data.project(self.model(at[None]), torch.zeros(1, dtype=torch.long))
+        weight = noise / torch.sqrt(1.0 + (noise * continuum.continuum * error) ** 2)
+        median = float(error[self.data.weight[0] > 0].median())
+        return replace(self, data=replace(self.data, weight=weight),
+                       provenance={**self.provenance, "emulator_error": round(median, 6)})
+
 
 def prepare(
     spectrum: Any, flux: Any = None, *, instrument: str | Instrument | None = None,

@@ -29,7 +29,7 @@ MEANINGS = {
     Flag.NOT_CONVERGED: "the optimiser stopped before it converged",
     Flag.LITTLE_COVERAGE: "fewer than half of the emulator's range was usable",
     Flag.POOR_FIT: "the model does not resemble the spectrum",
-    Flag.MODEL_LIMITED: "residuals exceed the noise: formal errors are too small",
+    Flag.MODEL_LIMITED: "residuals exceed the noise and the emulator's error: errors are too small",
     Flag.NOISE_ESTIMATED: "no errors were given; the noise was estimated from the spectrum",
     Flag.BEYOND_TRAINING_SAMPLING:
         "the resolution is finer than the emulator's training pixels sample",

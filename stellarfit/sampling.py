@@ -118,8 +118,8 @@ class Posterior:
 
 def sample(
     spectrum: Any, flux: Any = None, *, sampler: str = "emcee", start: FitResult | None = None,
-    max_steps: int = 3000, walkers: int | None = None, seed: int = 0, progress: bool = True,
-    **fit_options: Any,
+    max_steps: int = 3000, walkers: int | None = None, emulator_error: bool = True,
+    seed: int = 0, progress: bool = True, **fit_options: Any,
 ) -> Posterior:
     """Sample the posterior of a star's parameters.
 
@@ -134,6 +134,8 @@ def sample(
         The ensemble stops earlier when it has converged.
     walkers : int, optional
         At least twice the number of free parameters; a good number by default.
+    emulator_error : bool
+        Add the emulator's own error, as it is at the fit, to the noise.
     seed : int
     progress : bool
         Show a progress bar.
@@ -161,7 +163,8 @@ def sample(
         raise ValueError(
             f"{count} walkers are too few for {n_free} parameters; give at least {2 * n_free}"
         )
-    best = conclude(problem, minimise(problem, "lm"))
+    problem, solution = minimise(problem, "lm", emulator_error=emulator_error)
+    best = conclude(problem, solution)
     ensemble = emcee.EnsembleSampler(
         count, n_free, lambda theta: log_posterior(problem, theta), vectorize=True,
         moves=[(emcee.moves.DEMove(), 0.8), (emcee.moves.DESnookerMove(), 0.2)],

@@ -1,7 +1,10 @@
-"""Train what ships, and the MLP it is compared with: ``python -m benchmarks.train_shipped GRIDS``.
+"""Train and judge what ships: ``python -m benchmarks.train_shipped GRIDS``.
 
-GRIDS is the folder of the reference grids.  Runs are resumable: a killed one goes on from
-its last checkpoint in ``runs/``.  With ``--only mlp`` (or base, fgk) one of the three.
+Does the runs of ``data/recipes/two-cores.toml`` in ``--runs`` (a killed one goes on from its
+last checkpoint, a finished one stays), and the MLP of The Payne on the same FGK spectra;
+measures ``mgb-base`` and ``mgb-fgk`` on the validation spectra of their grids; and writes them
+with their model cards and error models to ``data/emulators``, the numbers to
+``benchmarks/results``, the cards to ``docs/cards``.  Use one thread: ``OMP_NUM_THREADS=1``.
 """
 
 from __future__ import annotations
@@ -9,61 +12,138 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
 
 import emulators
+from emulators.config import Config
 
 RESULTS = Path(__file__).parent / "results"
-
-
-def base(grids: Path, runs: Path) -> emulators.Emulator:
-    """Pretrain at fixed Teff and log g; the labels' scale spans all three grids."""
-    opened = [emulators.Grid(grids / f"mgb-{k}.h5") for k in ("pretrain", "target", "fgk")]
-    return emulators.train(
-        opened[0], out=runs / "mgb-base", resume=True, name="mgb-base",
-        labels=emulators.LabelSet.spanning(*(g.label_set for g in opened)),
-        steps=22_000, precision="bf16", compile=True,
-    )
-
-
-def fgk(grids: Path, runs: Path) -> emulators.Emulator:
-    """Fine-tune all weights on the FGK grid."""
-    return emulators.train(
-        grids / "mgb-fgk.h5", init=runs / "mgb-base" / "best", out=runs / "mgb-fgk",
-        resume=True, name="mgb-fgk", steps=20_000, learning_rate=8e-4, precision="bf16",
-        compile=True,
-    )
+ROOT = Path(__file__).parents[1]
+RECIPE = ROOT / "data" / "recipes" / "two-cores.toml"
+GRIDS = {"mgb-base": "mgb-pretrain.h5", "mgb-fgk": "mgb-fgk.h5", "mlp-fgk": "mgb-fgk.h5"}
+#: what the cards say beyond numbers
+LIMITS = {
+    "mgb-base": [
+        "Teff 5000 K, log g 4.5 and vmic 0 only: a start for fine-tuning, not for fitting stars.",
+        "The temperature structure is that of the solar composition, whatever the abundances.",
+    ],
+    "mgb-fgk": [
+        "LTE, plane-parallel, one-dimensional synthesis with the line data of its grid.",
+        "Largest errors in cool, metal-rich giants, where molecular lines overlap.",
+        "Between its training pixels (1e-5 in ln wavelength) it was not held to the synthesis.",
+        "The validation spectra also chose the best state of the training.",
+    ],
+}
 
 
 def mlp(grids: Path, runs: Path) -> emulators.Emulator:
     """The Payne's MLP on the same spectra, to its own best validation error."""
     return emulators.train(
-        grids / "mgb-fgk.h5", network="mlp", out=runs / "mlp", resume=True, name="mlp-fgk",
-        steps=20_000, batch=64, learning_rate=1e-3, weight_decay=1e-4, validate_every=500,
+        grids / GRIDS["mlp-fgk"], network="mlp", out=runs / "mlp-fgk", resume=True,
+        name="mlp-fgk", steps=20_000, batch=64, optimiser="adamw", learning_rate=1e-3,
+        weight_decay=1e-4, validate_every=500,
     )
+
+
+def record(emulator: emulators.Emulator, run: Path) -> None:
+    """Write the measures of a training and its log."""
+    RESULTS.mkdir(exist_ok=True)
+    kind = emulator.name.removeprefix("mgb-").removesuffix("-fgk")
+    (RESULTS / f"validation-{kind}.json").write_text(json.dumps({
+        "emulator": emulator.identity, "network": emulator.network.config,
+        "grid": emulator.provenance["trained_on"]["grid"],
+        "recipe": emulator.provenance["recipe"],
+        "threads": torch.get_num_threads(), "metrics": emulator.metrics,
+    }, indent=1) + "\n")
+    shutil.copy(run / "log.csv", RESULTS / f"training-{kind}.csv")
+
+
+def ship(emulator: emulators.Emulator, grid: emulators.Grid) -> None:
+    """Measure an emulator and put it where the package finds it."""
+    emulator.card = emulators.card(emulator, grid) | {"limits": LIMITS[emulator.name]}
+    emulator.errors = emulators.measure_errors(emulator, grid)
+    emulator.save(ROOT / "data" / "emulators" / emulator.name)
+    page = ROOT / "docs" / "cards" / f"{emulator.name}.md"
+    page.parent.mkdir(exist_ok=True)
+    page.write_text(in_words(emulator))
+
+
+def in_words(emulator: emulators.Emulator) -> str:
+    """Return a model card as a page to read."""
+    card, history = emulator.card, emulator.provenance
+    low, high = emulator.wavelength_range
+    grid, chain = history["trained_on"], []
+    while history:
+        grid_of, recipe = history["trained_on"], history["recipe"]
+        chain.append(f"{grid_of['grid']} ({grid_of['n_train']} spectra, {recipe['steps']} steps "
+                     f"of {recipe['batch']})")
+        history = (history.get("init") or {}).get("provenance")
+    lines = [
+        f"# {emulator.name}", "",
+        f"{low:.0f}-{high:.0f} Å ({emulator.medium}), {len(emulator.labels)} labels, "
+        f"{sum(p.numel() for p in emulator.network.parameters())} weights, "
+        f"SHA-256 `{emulator.sha256[:16]}`.", "",
+        f"**Training.** {', then '.join(reversed(chain))}. "
+        f"Synthesis: {made_by(grid['made_by'])}.", "",
+        f"**Validation.** {card['n_spectra']} spectra of `{card['grid']}`; flux errors in units "
+        "of the continuum.", "",
+        *_table([card["overall"]]), "",
+    ]
+    for name, rows in card["bins"].items():
+        if rows:
+            lines += [f"By {name}:", "", *_table(rows), ""]
+    lines += ["By depth (cores: flux below 0.5; wings: to 0.95; continuum above):", "",
+              *_table([{"where": k, **v} for k, v in card["depths"].items()]), ""]
+    slope, relative = card["derivatives"]["slope"], card["derivatives"]["relative"]
+    ripple = ", ".join(f"{v:.1e} ({k})" for k, v in card["smoothness"].items())
+    lines += [
+        "**Derivatives.** An emulated difference between two stars is the integral of its "
+        "derivatives along the way. Over pairs of neighbouring validation spectra its rms error "
+        f"is {relative:.3f} of the rms difference, its regression slope {slope:.3f}.", "",
+        "**Smoothness.** Moving one label through a tenth of its range, the 99.9th percentile "
+        f"of the distance of a pixel's curve from a cubic is {ripple}.", "",
+        "**Limits.**", "", *(f"- {limit}" for limit in card["limits"]), "",
+        "Written by `python -m benchmarks.train_shipped`.", "",
+    ]
+    return "\n".join(lines)
+
+
+def made_by(origin: Any) -> str:
+    """Return what a grid says of its origin in a line."""
+    if isinstance(origin, dict):
+        return "; ".join(f"{k}: {v}" for k, v in origin.items() if isinstance(v, (str, int, float)))
+    return str(origin)
+
+
+def _table(rows: list[dict[str, Any]]) -> list[str]:
+    def text(value: Any) -> str:
+        if not isinstance(value, float):
+            return str(value)
+        return f"{value:.4f}" if abs(value) < 10 else f"{value:.0f}"
+
+    return ["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0]),
+            *("| " + " | ".join(map(text, row.values())) + " |" for row in rows)]
 
 
 @click.command(help=__doc__)
 @click.argument("grids", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"))
-@click.option("--only", type=click.Choice(["base", "fgk", "mlp"]))
-def main(grids: Path, runs: Path, only: str | None) -> None:
-    """Train, evaluate on the validation split and write the metrics."""
-    for name, train in (("base", base), ("fgk", fgk), ("mlp", mlp)):
-        if only in (None, name):
-            emulator = train(grids, runs)
-            RESULTS.mkdir(exist_ok=True)
-            (RESULTS / f"validation-{name}.json").write_text(json.dumps({
-                "emulator": emulator.identity, "network": emulator.network.config,
-                "grid": emulator.provenance["trained_on"]["grid"],
-                "recipe": emulator.provenance["recipe"],
-                "threads": torch.get_num_threads(), "metrics": emulator.metrics,
-            }, indent=1) + "\n")
-            run = runs / ("mlp" if name == "mlp" else f"mgb-{name}")
-            shutil.copy(run / "log.csv", RESULTS / f"training-{name}.csv")
-            click.echo(f"{name}: {emulator!r}")
+@click.option("--only", type=click.Choice(list(GRIDS)), multiple=True)
+def main(grids: Path, runs: Path, only: tuple[str, ...]) -> None:
+    """Train what is not trained yet, measure, write."""
+    config = Config.read(RECIPE, grids=grids)
+    for name in only or GRIDS:
+        if name == "mlp-fgk":
+            emulator = mlp(grids, runs)
+        else:
+            before = list(config.runs)[:list(config.runs).index(name) + 1]
+            emulator = config.train(runs, only=before, resume=True)[name]
+            ship(emulator, emulators.Grid(grids / GRIDS[name]))
+        record(emulator, runs / name)
+        click.echo(f"{emulator!r}")
 
 
 if __name__ == "__main__":

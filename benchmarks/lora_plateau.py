@@ -1,0 +1,72 @@
+"""Where LoRA stops: ``python -m benchmarks.lora_plateau GRIDS``.
+
+The paper finds that LoRA no longer gains above some 1000 spectra where full fine-tuning does.
+Is it the rank, the choice of layers, or what is left frozen?  Each variant adapts the
+pretrained base to all 2880 training spectra of ``mgb-target.h5``, as in ``benchmarks.paper``;
+one JSON file per variant in ``benchmarks/results/lora``, and a table on the screen.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+import emulators
+from benchmarks.paper import TUNED_STEPS, TUNING, chosen, seconds_of
+
+RESULTS = Path(__file__).parent / "results" / "lora"
+BLOCKS = ["query", "key", "value", "output", "up", "down"]
+EDGES = ["embed_wavelength", "embed_labels.0", "embed_labels.2", "head.0"]
+VARIANTS: dict[str, dict[str, Any]] = {
+    "rank 4": {"rank": 4, "targets": BLOCKS},
+    "rank 16": {"rank": 16, "targets": BLOCKS},
+    "rank 64": {"rank": 64, "targets": BLOCKS},
+    "rank 16, attention only": {"rank": 16, "targets": BLOCKS[:4]},
+    "rank 16, embeddings and head too": {"rank": 16, "targets": BLOCKS + EDGES},
+    "rank 16, norms and head unfrozen": {"rank": 16, "targets": BLOCKS,
+                                         "unfreeze": ["*norm*", "head.*"]},
+    "rank 16, embeddings, norms and head unfrozen": {
+        "rank": 16, "targets": BLOCKS, "unfreeze": ["*norm*", "head.*", "embed_*"]},
+}
+N = 2880
+
+
+def run(grids: Path, runs: Path, base: str, name: str) -> dict[str, Any]:
+    """Train and judge one variant."""
+    grid = chosen(emulators.Grid(grids / "mgb-target.h5"), N, 0)
+    folder = runs / name.replace(",", "").replace(" ", "-")
+    source = emulators.load(base)
+    emulator = emulators.train(
+        grid, init=source, mode="lora", lora=VARIANTS[name], out=folder, resume=True,
+        steps=TUNED_STEPS[N], **{**TUNING, "learning_rate": 3e-3},
+    )
+    tensors = next((folder / "adapter").glob("*.safetensors")).stat().st_size
+    return {"variant": name, "lora": VARIANTS[name], "n": N, "base": source.sha256,
+            "metrics": emulators.evaluate(emulator, grid, split="test"),
+            "adapter_bytes": tensors, "seconds": round(seconds_of(folder), 1)}
+
+
+@click.command(help=__doc__)
+@click.argument("grids", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--runs", type=click.Path(path_type=Path), default=Path("runs/lora"))
+@click.option("--base", default="mgb-base", show_default=True)
+@click.option("--only", type=click.Choice(list(VARIANTS)), multiple=True)
+def main(grids: Path, runs: Path, base: str, only: tuple[str, ...]) -> None:
+    """Do the variants that are missing, print the table."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    click.echo("| variant | RMSE | MAE | MaxAE | adapter, kB |\n|---|---|---|---|---|")
+    for name in only or VARIANTS:
+        path = RESULTS / (name.replace(",", "").replace(" ", "-") + ".json")
+        if not path.exists():
+            path.write_text(json.dumps(run(grids, runs, base, name), indent=1) + "\n")
+        result = json.loads(path.read_text())
+        m = result["metrics"]
+        click.echo(f"| {name} | {m['mse'] ** 0.5:.4f} | {m['mae']:.4f} | {m['maxae']:.4f} | "
+                   f"{result['adapter_bytes'] / 1e3:.0f} |")
+
+
+if __name__ == "__main__":
+    main()

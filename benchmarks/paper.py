@@ -1,0 +1,137 @@
+"""The paper's experiment on our grids: ``python -m benchmarks.paper GRIDS``.
+
+Every family of emulators is trained on 100, 300, 1000 and all 2880 training spectra of
+``mgb-target.h5`` and judged by its validation split, which no training sees.  A tenth of
+the training spectra (10 at least) is held back from each training to choose among the
+states of one run, and was all that the settings below were tuned on.  The pretrained
+families start from a transformer trained on ``mgb-pretrain.h5`` (fixed Teff and log g).
+
+One JSON file per run in ``benchmarks/results/paper``; a run whose file is there is skipped,
+one that was killed goes on from its last checkpoint in ``--runs``.
+``python -m benchmarks.paper_figures GRIDS`` draws what they say.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+
+import emulators
+from emulators.metrics import emulate
+
+RESULTS = Path(__file__).parent / "results" / "paper"
+SIZES = (100, 300, 1000, 2880)
+TEST, UNUSED = 2, 255
+#: the size, and the place among the validation spectra, of the spectrum that is drawn
+SHOWN_SIZE, SHOWN = 1000, 0
+
+TRANSFORMER = {"precision": "bf16", "compile": True, "validate_every": 500}
+#: a small training set needs fewer steps before it is learnt by heart
+SCRATCH_STEPS = {100: 2_000, 300: 4_000, 1000: 6_000, 2880: 8_000}
+TUNED_STEPS = {100: 1_000, 300: 2_000, 1000: 3_000, 2880: 4_000}
+TUNING = {**TRANSFORMER, "learning_rate": 1e-3, "matrix_rate": 5e-3}
+DENSE = {"batch": 64, "validate_every": 250, "weight_decay": 0.01}
+LORA = {"rank": 16, "targets": ["query", "key", "value", "output", "up", "down"]}
+
+
+def settings(family: str, n: int, base: str) -> dict[str, Any]:
+    """Return how a family is trained on n spectra."""
+    families: dict[str, dict[str, Any]] = {
+        "mlp": {"network": "mlp", "steps": 8_000, **DENSE},
+        "mlp-wide": {"network": "mlp", "steps": 6_000, **DENSE,
+                     "options": {"hidden": 1024, "layers": 4}},
+        "cnn": {"network": "cnn", "steps": 4_000, **DENSE},
+        "cannon": {"network": "cannon"},
+        "transformer": {"steps": SCRATCH_STEPS[n], **TRANSFORMER},
+        "transformer-mixed": {"steps": SCRATCH_STEPS[n], **TRANSFORMER,
+                              "options": {"tokens": 16, "heads": 4}},
+        "full": {"init": base, "steps": TUNED_STEPS[n], **TUNING},
+        "lora": {"init": base, "mode": "lora", "lora": LORA, "steps": TUNED_STEPS[n], **TUNING,
+                 "learning_rate": 3e-3},
+    }
+    return families[family]
+
+
+FAMILIES = ("mlp", "mlp-wide", "cnn", "cannon", "transformer-mixed", "transformer", "full",
+            "lora")
+
+
+def chosen(grid: emulators.Grid, n: int, seed: int) -> emulators.Grid:
+    """Let a grid train on nine tenths of n spectra and choose by the last tenth."""
+    order = np.random.default_rng([7, seed]).permutation(grid.rows("train"))[:n]
+    held = max(10, n // 10)
+    split = np.full(grid.n_spec, UNUSED, dtype=np.uint8)
+    split[grid.rows("validation")] = TEST
+    split[order[:held]], split[order[held:]] = 1, 0
+    grid.split = split
+    return grid
+
+
+def run(grids: Path, runs: Path, base: str, family: str, n: int, seed: int) -> dict[str, Any]:
+    """Train and judge one emulator."""
+    grid = chosen(emulators.Grid(grids / "mgb-target.h5"), n, seed)
+    scale = emulators.LabelSet.spanning(*(
+        emulators.Grid(grids / f"mgb-{k}.h5").label_set for k in ("pretrain", "target", "fgk")
+    ))
+    how = settings(family, n, base)
+    folder = runs / f"{family}-{n}-{seed}"
+    emulator = emulators.train(
+        grid, out=folder, resume=True, name=f"{family}-{n}", seed=seed,
+        labels=None if "init" in how else scale, **how,
+    )
+    result = {
+        "family": family, "n": n, "seed": seed, "grid": "mgb-target.h5",
+        "metrics": emulators.evaluate(emulator, grid, split="test"),
+        "held_back": emulator.metrics, "seconds": round(seconds_of(folder), 1),
+        "settings": {k: v for k, v in how.items() if k != "init"},
+        "weights": sum(p.numel() for p in emulator.network.parameters()),
+        "base": emulator.provenance["init"] and emulator.provenance["init"]["sha256"],
+        "threads": torch.get_num_threads(), "version": version("stellarfit"),
+    }
+    if n == SHOWN_SIZE:
+        row = np.flatnonzero(grid.split == TEST)[[SHOWN]]
+        result["spectrum"] = {
+            "row": int(row[0]), "emulated": emulate(emulator, grid, row)[0].round(4).tolist()}
+    return result
+
+
+def seconds_of(folder: Path) -> float:
+    """Return how long a run trained, from its log: interruptions do not count."""
+    with open(folder / "log.csv", newline="") as stream:
+        rows = [(int(r["step"]), float(r["seconds_per_step"])) for r in csv.DictReader(stream)]
+    before = [0, *(step for step, _ in rows[:-1])]
+    return sum((step - b) * pace for (step, pace), b in zip(rows, before, strict=True))
+
+
+@click.command(help=__doc__)
+@click.argument("grids", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--runs", type=click.Path(path_type=Path), default=Path("runs/paper"))
+@click.option("--base", default="mgb-base", show_default=True, help="The pretrained emulator.")
+@click.option("--family", type=click.Choice(FAMILIES), multiple=True)
+@click.option("--n", "sizes", type=click.Choice([str(n) for n in SIZES]), multiple=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+def main(
+    grids: Path, runs: Path, base: str, family: tuple[str, ...], sizes: tuple[str, ...], seed: int
+) -> None:
+    """Do the runs that are missing."""
+    for name in family or FAMILIES:
+        for n in [int(s) for s in sizes] or SIZES:
+            path = RESULTS / f"{name}-{n}-{seed}.json"
+            if path.exists():
+                continue
+            result = run(grids, runs, base, name, n, seed)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(result) + "\n")
+            click.echo(f"{name} {n}: MAE {result['metrics']['mae']:.4f} "
+                       f"MaxAE {result['metrics']['maxae']:.4f} in {result['seconds']:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

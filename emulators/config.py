@@ -37,8 +37,10 @@ from emulators.emulator import Emulator
 from emulators.grid import Grid
 from emulators.labels import LabelSet, unknown_names
 from emulators.lora import Lora
+from emulators.networks import NETWORKS
 from emulators.recipe import Recipe
-from emulators.training import train
+from emulators.storage import available
+from emulators.training import lora_of, train
 
 TABLES = ("grids", "defaults", "train")
 RECIPE = tuple(f.name for f in fields(Recipe))
@@ -85,15 +87,15 @@ class Config:
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"'{path}' is not TOML: {error}") from error
         _check_keys(content, TABLES, f"table in '{path}'")
+        named, defaults, given = (_table(content.get(n, {}), f"[{n}]") for n in TABLES)
         folder = Path(grids) if grids is not None else path.parent
-        files = {n: folder / file for n, file in content.get("grids", {}).items()}
-        defaults = content.get("defaults", {})
+        files = {n: folder / _file_name(n, file) for n, file in named.items()}
         _check_keys(defaults, (*OWN, *RECIPE), "key in [defaults]")
-        runs = {n: {**defaults, **run} for n, run in content.get("train", {}).items()}
+        runs = {n: {**defaults, **_table(run, f"[train.{n}]")} for n, run in given.items()}
         if not runs:
             raise ValueError(f"'{path}' has no [train.NAME]: there is nothing to train")
         for name, run in runs.items():
-            _check_run(name, run, files)
+            _check_run(name, run, files, above=list(runs)[:list(runs).index(name)])
         for file in files.values():
             if not file.is_file():
                 raise FileNotFoundError(
@@ -134,22 +136,45 @@ class Config:
         return trained
 
 
+def _table(value: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{where} must be a table of keys and values, got {value!r}")
+    return value
+
+
+def _file_name(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{name} in [grids] must be a file name, got {value!r}")
+    return value
+
+
 def _check_keys(table: Mapping[str, Any], valid: Sequence[str], what: str) -> None:
-    if not isinstance(table, Mapping):
-        raise ValueError(f"a {what} must be a table of keys and values, got {table!r}")
     if wrong := [k for k in table if k not in valid]:
         raise unknown_names(wrong, valid, what=what)
 
 
-def _check_run(name: str, run: Mapping[str, Any], grids: Mapping[str, Path]) -> None:
+def _check_run(
+    name: str, run: Mapping[str, Any], grids: Mapping[str, Path], *, above: Sequence[str]
+) -> None:
+    """Find what would otherwise come to light after the runs above, hours later."""
     _check_keys(run, (*OWN, *RECIPE), f"key in [train.{name}]")
     if "grid" not in run:
         raise ValueError(f"[train.{name}] has no grid; valid: {', '.join(grids) or '[grids]'}")
     if wrong := [g for g in (run["grid"], *run.get("scale", ())) if g not in grids]:
         raise unknown_names(wrong, list(grids), what=f"grid in [train.{name}]")
-    _check_keys(run.get("lora", {}), [f.name for f in fields(Lora)],
-                f"key in lora of [train.{name}]")
+    if (kind := run.get("network", "transformer")) not in NETWORKS:
+        raise unknown_names([kind], list(NETWORKS), what=f"network in [train.{name}]")
+    init = run.get("init")
+    if init is not None and init not in (*above, *available()) and not Path(init).is_dir():
+        raise ValueError(
+            f"[train.{name}] starts from {init!r}, which is neither a run above it "
+            f"({', '.join(above) or 'none'}), nor an emulator that ships "
+            f"({', '.join(available()) or 'none'}), nor a folder"
+        )
+    adapters = _table(run.get("lora", {}), f"lora of [train.{name}]")
+    _check_keys(adapters, [f.name for f in fields(Lora)], f"key in lora of [train.{name}]")
     try:
         Recipe(**{k: v for k, v in run.items() if k in RECIPE})
+        lora_of(run.get("mode", "full"), run.get("lora"), init)
     except (TypeError, ValueError) as error:
         raise ValueError(f"[train.{name}]: {error}") from error

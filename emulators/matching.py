@@ -99,7 +99,7 @@ def started_from(source: Emulator, grid: Grid) -> tuple[nn.Module, LabelSet, Mat
     ------
     ValueError
         When the grid is in the other medium, has no label in common with the emulator, or
-        has pixels that the network cannot start on.
+        has pixels that the network cannot start on; or when the emulator has a closed form.
     """
     if source.medium != grid.medium:
         raise ValueError(
@@ -107,15 +107,17 @@ def started_from(source: Emulator, grid: Grid) -> tuple[nn.Module, LabelSet, Mat
         )
     matching = match(source.labels, grid.label_set)
     labels = _scale(source.labels, grid.label_set)
+    if source.network.closed_form:
+        raise ValueError(f"init '{source.name}' was solved in closed form: nothing to fine-tune")
+    if source.network.all_pixels and not np.array_equal(source.pixels, grid.wavelength):
+        raise ValueError(
+            f"init '{source.name}' knows its own {len(source.pixels)} pixels alone and cannot "
+            f"start on the {grid.n_pix} pixels of {grid!r}"
+        )
     options: Any = source.network.config
     network = build(kind_of(source.network), len(source.labels),
                     torch.as_tensor(grid.wavelength), **options)
-    try:
-        network.load_state_dict(source.network.state_dict())
-    except RuntimeError as error:
-        raise ValueError(
-            f"init '{source.name}' cannot start on the {grid.n_pix} pixels of {grid!r}: {error}"
-        ) from error
+    network.load_state_dict(source.network.state_dict())
     if labels != source.labels:
         logger.info("init '%s': %s", source.name, matching)
         M, c = _map(source.labels, labels, matching)

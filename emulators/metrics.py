@@ -47,7 +47,7 @@ def flux_metrics(emulated: NDArray[np.floating], true: NDArray[np.floating]) -> 
         raise ValueError(
             f"fluxes must both have shape (n_spec, n_pix), got {emulated.shape} and {true.shape}"
         )
-    tally = _Tally(true.size)
+    tally = _Tally(int(np.isfinite(true).sum()))
     tally.add(emulated, true)
     return tally.metrics()
 
@@ -76,7 +76,7 @@ class _Tally:
     def add(self, emulated: NDArray[np.floating], true: NDArray[np.floating]) -> None:
         """Count some spectra, each (n, n_pix), where the true flux is finite."""
         error = np.abs(np.asarray(emulated, dtype=np.float64) - true)
-        known = np.isfinite(error)
+        known = np.isfinite(true)
         error, true = np.where(known, error, 0.0), np.where(known, true, 1.0)
         self.spectra += int(known.any(axis=1).sum())
         self.sums["mse"] += float(np.sum(error**2))
@@ -96,6 +96,8 @@ class _Tally:
 
     def metrics(self) -> dict[str, float]:
         """Return the measures of all that was counted."""
+        if not np.isfinite(self.sums["mse"]):  # the emulator gave something that is no number
+            return dict.fromkeys(DESCRIPTIONS, np.nan)
         self._prune()
         largest = np.sort(self.largest)
         quantile = largest[0] + self.fraction * (largest[min(1, self.count - 1)] - largest[0])

@@ -58,9 +58,16 @@ def measure_errors(emulator: Emulator, grid: Grid, *, split: str = "validation")
     """Return the errors of an emulator on a split of a grid, as a model of them.
 
     Set it as ``emulator.errors`` and save: the fitter then adds it to the noise.
+
+    Raises
+    ------
+    ValueError
+        When a flux of the split is not finite.
     """
     rows = grid.rows(split)
     error = emulate(emulator, grid, rows) - grid.flux(rows)
+    if not np.isfinite(error).all():
+        raise ValueError(f"an error model needs spectra without gaps; some of {grid!r} are not")
     order = np.array([grid.label_set.index(n) for n in emulator.labels.names])
     return ErrorModel(torch.as_tensor(error), torch.as_tensor(grid.labels[np.ix_(rows, order)]))
 
@@ -106,9 +113,9 @@ def differences(grid: Grid, rows: NDArray[np.int64], emulated: Array, true: Arra
     nearest = distance.argmin(axis=1)
     change, emulated_change = true[nearest] - true, emulated[nearest] - emulated
     error = emulated_change - change
-    square = float(np.mean(change**2))
-    return {"relative": float(np.sqrt(np.mean(error**2) / square)),
-            "slope": float(np.mean(emulated_change * change) / square)}
+    square = float(np.nanmean(change**2))
+    return {"relative": float(np.sqrt(np.nanmean(error**2) / square)),
+            "slope": float(np.nanmean(emulated_change * change) / square)}
 
 
 def roughness(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,25 +56,20 @@ class Processes:
         return box[0]
 
 
-@contextmanager
-def processes(device: str) -> Iterator[Processes]:
-    """Join the processes that ``torchrun`` started, for the length of a block.
+def processes(device: str) -> Processes:
+    """Join the processes that ``torchrun`` started, for as long as this one lives.
 
     Without ``torchrun`` there is one.  On ``cuda`` each process of a machine takes a GPU of
     its own and they talk through NCCL, else through gloo.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
-        yield Processes(0, 1, device)
-        return
+        return Processes(0, 1, device)
     if device == "cuda":
         device = f"cuda:{os.environ['LOCAL_RANK']}"
         torch.cuda.set_device(device)
-    begun_here = not distributed.is_initialized()
-    if begun_here:
+    # Once for all trainings: a second group would meet at the addresses that the first left.
+    if not distributed.is_initialized():
         distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
-    try:
-        yield Processes(distributed.get_rank(), world, device)
-    finally:
-        if begun_here:
-            distributed.destroy_process_group()
+        atexit.register(distributed.destroy_process_group)
+    return Processes(distributed.get_rank(), world, device)

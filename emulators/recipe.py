@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 PRECISIONS = ("float32", "bf16")
 OPTIMISERS = ("muon", "adamw")
@@ -76,6 +76,8 @@ class Recipe:
     checkpoint_every: int = 1_000
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            self._require_kind(field.name, type(field.default))
         for name in ("steps", "batch", "pixels", "accumulate", "validate_every",
                      "checkpoint_every"):
             self._require(name, at_least=1)
@@ -92,6 +94,21 @@ class Recipe:
             raise ValueError(
                 f"batch must be a multiple of accumulate, got {self.batch} and {self.accumulate}"
             )
+
+    def _require_kind(self, name: str, kind: type) -> None:
+        """Refuse a value of another kind than the default; whole numbers pass for floats."""
+        value = getattr(self, name)
+        if kind is tuple:
+            right = (isinstance(value, list | tuple) and len(value) == 2
+                     and all(isinstance(v, int | float) for v in value))
+        elif kind is float:
+            right = isinstance(value, int | float) and not isinstance(value, bool)
+        else:
+            right = type(value) is kind
+        if not right:
+            what = {int: "a whole number", float: "a number", str: "a word",
+                    bool: "true or false", tuple: "two numbers"}[kind]
+            raise ValueError(f"{name} must be {what}, got {value!r}")
 
     def _require(self, name: str, *, at_least: int) -> None:
         if not getattr(self, name) >= at_least:

@@ -245,7 +245,7 @@ class Run:
     def _log(path: Path, row: dict[str, Any]) -> None:
         new = not path.exists()
         with open(path, "a", newline="") as stream:
-            writer = csv.DictWriter(stream, list(row))
+            writer = csv.DictWriter(stream, list(row), lineterminator="\n")
             if new:
                 writer.writeheader()
             writer.writerow(row)

@@ -50,7 +50,8 @@ def train(
     """Train an emulator on a grid, from scratch or from another emulator.
 
     Under ``torchrun`` the processes share each batch and give the weights that one process
-    would; the first of them validates and writes.
+    would, up to rounding (which Muon, whose products are in bfloat16, makes the most of); the
+    first of them validates and writes.
 
     Parameters
     ----------
@@ -112,29 +113,36 @@ def train(
     >>> emu = train("few.h5", init="mgb-base", mode="lora",
     ...             lora={"rank": 16})                              # doctest: +SKIP
     """
-    recipe, lora = _recipe(recipe, settings), _lora(mode, lora, init)
+    recipe, lora = _recipe(recipe, settings), lora_of(mode, lora, init)
     grid = grid if isinstance(grid, Grid) else Grid(grid)
     if len(grid.rows("train")) == 0:
         raise ValueError(f"{grid!r} has no training spectra")
-    with processes(device) as group:
-        torch.manual_seed(recipe.seed)
-        source = init if init is None or isinstance(init, Emulator) else load(init)
-        emulator = _untrained(grid, network, source, labels, name, options)
-        emulator.provenance["recipe"] = asdict(recipe)
-        if lora is not None and source is not None:
-            # What takes in new labels must learn, and belongs to the adapters.
-            fresh = changed(source.network, emulator.network)
-            lora = replace(lora, unfreeze=(*lora.unfreeze, *fresh))
-            adapters.attach(emulator.network, lora)
-        emulator.to(group.device)
-        run = Run(Path(out) if out is not None else None, emulator, recipe, grid,
-                  adapters=lora, writes=group.first)
-        start = run.restore() if resume else run.begin()
-        if emulator.network.closed_form:
+    group = processes(device)
+    torch.manual_seed(recipe.seed)
+    source = init if init is None or isinstance(init, Emulator) else load(init)
+    emulator = _untrained(grid, network, source, labels, name, options)
+    emulator.provenance["recipe"] = asdict(recipe)
+    if lora is not None and source is not None:
+        if out is not None and not source.sha256:
+            raise ValueError(
+                f"adapters are bound to the hash of their base: save init '{source.name}' first"
+            )
+        # What takes in new labels must learn, and belongs to the adapters.
+        fresh = changed(source.network, emulator.network)
+        lora = replace(lora, unfreeze=(*lora.unfreeze, *fresh))
+        adapters.attach(emulator.network, lora)
+    emulator.to(group.device)
+    run = Run(Path(out) if out is not None else None, emulator, recipe, grid,
+              adapters=lora, writes=group.first)
+    start = run.restore() if resume else run.begin()
+    if emulator.network.closed_form:
+        if start == 0:
             _solve(run)
-        else:
-            _loop(run, start, group, progress and group.first, tensorboard and group.first)
-        return run.best()
+    else:
+        _loop(run, start, group, progress and group.first, tensorboard and group.first)
+    best = run.best()
+    group.agree(None)  # the others may read what the first has written
+    return best
 
 
 def _recipe(recipe: Recipe | None, settings: dict[str, Any]) -> Recipe:
@@ -144,7 +152,8 @@ def _recipe(recipe: Recipe | None, settings: dict[str, Any]) -> Recipe:
     return replace(recipe or Recipe(), **settings)
 
 
-def _lora(mode: str, lora: Lora | Mapping[str, Any] | None, init: Any) -> Lora | None:
+def lora_of(mode: str, lora: Lora | Mapping[str, Any] | None, init: Any) -> Lora | None:
+    """Return the adapters that a mode of training asks for, checked."""
     if mode not in MODES:
         raise ValueError(f"unknown mode {mode!r}; valid: {', '.join(MODES)}")
     if mode == "full":
@@ -231,10 +240,11 @@ def _step(
             loss = objective(part) / len(parts)
             loss.backward()
         total += float(loss.detach())
-    nn.utils.clip_grad_norm_(run.learnt, run.recipe.clip)
+    norm = nn.utils.clip_grad_norm_(run.learnt, run.recipe.clip)
     for optimiser in run.optimisers:
         optimiser.step()
-    return total
+    # All processes have the same norm: none keeps what has gone wrong in another's share.
+    return total if math.isfinite(float(norm)) else math.nan
 
 
 def _validate(run: Run) -> dict[str, float]:
@@ -279,3 +289,4 @@ def _solve(run: Run, chunk: int = 256) -> None:
     watch = _Watch()
     watch.count(solver.solve())
     run.record(1, watch.loss, watch.seconds_per_step, _validate(run))
+    run.checkpoint(1)

@@ -28,8 +28,8 @@ def imported(path: Path) -> set[str]:
 
 def test_the_public_names_are_these_and_can_be_had():
     assert emulators.__all__ == [
-        "Domain", "DomainWarning", "Emulator", "Grid", "LabelSet", "Recipe",
-        "available", "evaluate", "load", "train",
+        "Domain", "DomainWarning", "Emulator", "Grid", "LabelSet", "Lora", "Recipe",
+        "available", "card", "evaluate", "load", "measure_errors", "train",
     ]
     assert stellarfit.__all__ == [
         "FitResult", "Flag", "Instrument", "Posterior", "Spectrum",
@@ -55,7 +55,7 @@ def test_nothing_is_pickled_and_nothing_is_downloaded():
 
 def test_what_ships_is_small_and_named():
     assert "mgb-fgk" in emulators.available()
-    from emulators.emulator import shipped
+    from emulators.storage import shipped
 
     for path in shipped().rglob("*"):
         assert path.suffix in ("", ".json", ".safetensors")

@@ -66,10 +66,6 @@ class Cannon(FixedPixels):
         """Return 1 - flux, (n_spec, n_pix), at all training pixels."""
         return self.constant + self.terms(labels) @ self.theta
 
-    def relabel(self, M: Tensor, c: Tensor) -> None:
-        """Refuse: a closed form has no start, and so none with other labels."""
-        raise ValueError("a Cannon is solved, not fine-tuned: train it without init")
-
     def solver(self) -> Ridge:
         """Return what takes the training spectra and sets the coefficients."""
         return Ridge(self)

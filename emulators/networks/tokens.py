@@ -53,8 +53,10 @@ class LabelTokens(nn.Module):
         x = inputs.unsqueeze(-1)
         bent = F.gelu(x * self.slope + self.offset, approximate="tanh")
         given = x * self.linear + self.mix(bent)
-        tokens: Tensor = self.base + given[:, :len(self.base)]
-        for later in torch.split(given[:, len(self.base):], len(self.base), dim=1):
+        n_token = len(self.base)
+        tokens: Tensor = self.base + given[:, :n_token]
+        for first in range(n_token, given.shape[1], n_token):
+            later = given[:, first:first + n_token]
             count = later.shape[1]
             tokens = torch.cat([tokens[:, :count] + later, tokens[:, count:]], dim=1)
         return tokens

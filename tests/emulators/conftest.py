@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import csv
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from emulators import Emulator, Grid
@@ -64,6 +66,15 @@ def write(path: Path, *, n_spec: int = 60, n_pix: int = 200, seed: int = 1) -> P
     return path
 
 
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Sums over several threads need not come out bit for bit the same."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def grid_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A grid file that no test changes."""
@@ -85,8 +96,6 @@ def write_grid(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture
 def emulator(grid: Grid) -> Emulator:
     """An untrained transformer with the labels, domain and pixels of the small grid."""
-    import torch
-
     torch.manual_seed(0)
     network = build("transformer", 4, torch.as_tensor(grid.wavelength), **SMALL)
     return Emulator(network, grid.label_set, grid.domain, grid.wavelength, "air", name="small")
@@ -99,3 +108,32 @@ SMALL = {"dim": 16, "layers": 2, "heads": 2, "tokens": 4, "n_period": 16, "head"
 def small() -> dict[str, int]:
     """Options of a transformer that trains in seconds."""
     return dict(SMALL)
+
+
+@pytest.fixture
+def short(small: dict[str, int]) -> dict[str, Any]:
+    """A run of 20 steps that validates and checkpoints on the way."""
+    return {"steps": 20, "batch": 8, "pixels": 32, "warmup": 5, "validate_every": 10,
+            "checkpoint_every": 5, "options": small, "progress": False}
+
+
+def _same(one: Emulator, other: Emulator) -> bool:
+    a, b = one.network.state_dict(), other.network.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.fixture
+def same() -> Callable[[Emulator, Emulator], bool]:
+    """Whether two emulators have the same weights, bit for bit."""
+    return _same
+
+
+def _log_of(folder: Path) -> list[dict[str, str]]:
+    with open(folder / "log.csv", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+@pytest.fixture
+def log_of() -> Callable[[Path], list[dict[str, str]]]:
+    """Read the log of a run."""
+    return _log_of

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -11,12 +12,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from emulators import Emulator, Grid, LabelSet, evaluate, load
+from emulators import Emulator, Grid, LabelSet, Recipe, evaluate, load
 from emulators.cli import main
 from emulators.metrics import DESCRIPTIONS
 
 SMALL = ["--option", "dim=8", "--option", "heads=2", "--option", "layers=1",
-         "--steps", "4", "--batch", "4", "--pixels", "20"]
+         "--steps", "4", "--batch", "4", "--set", "pixels=20"]
 
 
 def run(*words: object) -> Result:
@@ -29,7 +30,7 @@ def folder(emulator: Emulator, tmp_path: Path) -> Path:
 
 
 def test_train_writes_an_emulator(grid_path: Path, tmp_path: Path) -> None:
-    result = run("train", grid_path, "-o", tmp_path / "run", "--seed", 4, "--precision", "bf16",
+    result = run("train", grid_path, "-o", tmp_path / "run", "--seed", 4, "--set", "precision=bf16",
                  "--learning-rate", "1e-4", "--option", "periods=[1e-4, 0.01]", *SMALL)
     assert result.exit_code == 0, result.output
     emulator = load(tmp_path / "run" / "best")
@@ -56,6 +57,77 @@ def test_train_fine_tunes(grid_path: Path, folder: Path, tmp_path: Path) -> None
     assert result.exit_code == 0, result.output
     tuned = load(tmp_path / "run" / "best")
     assert tuned.provenance["init"]["sha256"] == load(folder).sha256
+
+
+def test_train_adapts(grid_path: Path, folder: Path, tmp_path: Path) -> None:
+    result = run("train", grid_path, "-o", tmp_path / "run", "--init", folder, "--mode", "lora",
+                 "--lora", "rank=3", "--lora", 'targets=["query", "up"]', "--steps", 2,
+                 "--batch", 4, "--set", "pixels=20")
+    assert result.exit_code == 0, result.output
+    assert "labels: 4 labels matched by name" in result.stdout
+    lora = json.loads((tmp_path / "run" / "adapter" / "adapter.json").read_text())["lora"]
+    assert (lora["rank"], lora["targets"]) == (3, ["query", "up"])
+    flux = [load(path, **base)({"teff": 5000, "logg": 4, "fe_h": 0}, [5170.0]) for path, base in [
+        (tmp_path / "run" / "adapter", {"base": folder}), (tmp_path / "run" / "best", {})]]
+    assert flux[0] == flux[1]
+
+
+def test_settings_lists_every_field_of_the_recipe_with_its_default() -> None:
+    words = [line.split() for line in run("settings").stdout.splitlines()]
+    assert [w[0] for w in words] == [f.name for f in dataclasses.fields(Recipe)]
+    assert ["steps", "20000", "int"] in words
+    assert ["precision", "'float32'", "str"] in words
+
+
+def test_set_reaches_every_field_of_the_recipe(grid_path: Path, tmp_path: Path) -> None:
+    given = {"accumulate": 2, "optimiser": "adamw", "matrix_rate": 0.02, "warmup": 1,
+             "weight_decay": 0.0, "betas": [0.8, 0.9], "clip": 0.5, "ema": 0.5, "emphasis": 2.0,
+             "patience": 3, "validate_every": 2, "checkpoint_every": 2}
+    words = [w for k, v in given.items() for w in ("--set", f"{k}={json.dumps(v)}")]
+    result = run("train", grid_path, "-o", tmp_path / "run", *SMALL, *words)
+    assert result.exit_code == 0, result.output
+    recipe = load(tmp_path / "run" / "best").provenance["recipe"]
+    assert {k: recipe[k] for k in given} == given
+
+
+@pytest.mark.parametrize("word", ["steps=ten", "pixels=2.5", "betas=0.9", "learning_rate=fast"])
+def test_a_setting_of_another_kind_is_one_line_that_names_it(
+    grid_path: Path, tmp_path: Path, word: str
+) -> None:
+    result = run("train", grid_path, "-o", tmp_path / "run", "--set", word)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: ")
+    assert word.split("=")[0] in result.stderr
+    assert word.split("=")[1] in result.stderr
+
+
+def test_tensorboard_that_is_missing_is_one_line(
+    grid_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    result = run("train", grid_path, "-o", tmp_path / "run", *SMALL, "--tensorboard")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith("Error: tensorboard=True needs TensorBoard: pip install")
+
+
+def test_under_torchrun_only_the_first_process_speaks(
+    grid_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for rank, lines in (("0", 7), ("1", 0)):
+        monkeypatch.setenv("RANK", rank)
+        result = run("train", grid_path, "-o", tmp_path / rank, *SMALL)
+        assert result.exit_code == 0
+        assert len(result.stdout.splitlines()) == lines
+
+
+@pytest.mark.parametrize("words", [
+    ["--mode", "lora"], ["--network", "mlp"], ["--init", "base"], ["--steps", "3"],
+    ["--set", "ema=0.9"], ["--lora", "rank=2"], ["--option", "dim=8"],
+])
+def test_a_config_file_suffers_no_settings_beside_it(tmp_path: Path, words: list[str]) -> None:
+    result = run("train", tmp_path / "runs.toml", "-o", tmp_path, *words)
+    assert result.exit_code == 2
+    assert "a CONFIG file brings its own settings" in result.stderr
 
 
 def test_train_scales_labels_with_another_grid(grid_path: Path, tmp_path: Path, write_grid) -> None:
@@ -86,7 +158,7 @@ def test_evaluate_writes_json(folder: Path, grid_path: Path, split: str, count: 
 
 
 def test_list_shows_what_ships(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("emulators.emulator.shipped", lambda: folder.parent)
+    monkeypatch.setattr("emulators.storage.shipped", lambda: folder.parent)
     sha256 = load(folder).sha256
     assert json.loads(run("list", "--json").stdout) == [{
         "name": "saved", "range": list(load(folder).wavelength_range), "medium": "air",
@@ -101,13 +173,18 @@ def test_list_shows_what_ships(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_bad_grid_or_emulator_is_one_line_and_exit_code_1(
     folder: Path, grid_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("emulators.emulator.shipped", lambda: folder.parent)
+    monkeypatch.setattr("emulators.storage.shipped", lambda: folder.parent)
     (tmp_path / "text.h5").write_text("no grid")
     for command, words in [
         (["evaluate", "nope", grid_path], "no emulator 'nope'"),
         (["evaluate", folder, tmp_path / "absent.h5"], "no grid at"),
         (["evaluate", folder, tmp_path / "text.h5"], "is not an HDF5 file"),
         (["train", grid_path, "-o", tmp_path / "r", "--option", "width=3"], "unexpected keyword"),
+        (["train", grid_path, "-o", tmp_path / "r", "--set", "step=3"], "did you mean steps?"),
+        (["train", grid_path, "-o", tmp_path / "r", "--mode", "lora"], "say which with init="),
+        (["train", grid_path, "-o", tmp_path / "r", "--init", folder, "--mode", "lora",
+          "--lora", "ranks=3"], "unknown setting of lora 'ranks' (did you mean rank?)"),
+        (["train", tmp_path / "absent.toml", "-o", tmp_path / "r"], "no configuration file"),
     ]:
         result = run(*command)
         assert (result.exit_code, result.stdout) == (1, "")
@@ -122,7 +199,14 @@ def test_a_bad_grid_or_emulator_is_one_line_and_exit_code_1(
     ["train", "grid.h5", "-o", "run", "--network", "forest"],
     ["train", "grid.h5", "-o", "run", "--option", "dim"],
     ["train", "grid.h5", "-o", "run", "--init", "base", "--option", "dim=8"],
-    ["evaluate", "name", "grid.h5", "--split", "test"],
+    ["train", "grid.h5", "-o", "run", "--set", "precision"],
+    ["train", "grid.h5", "-o", "run", "--pixels", "20"],  # of the past: now --set pixels=20
+    ["train", "grid.h5", "-o", "run", "--init", "base", "--network", "mlp"],
+    ["train", "grid.h5", "-o", "run", "--init", "base", "--mode", "half"],
+    ["train", "grid.h5", "-o", "run", "--init", "base", "--lora", "rank=2"],
+    ["train", "grid.h5", "-o", "run", "--only", "base"],
+    ["train", "grid.h5", "-o", "run", "--grids", "elsewhere"],
+    ["evaluate", "name", "grid.h5", "--split", "dev"],
 ])
 def test_a_wrong_command_line_is_exit_code_2(command: list[str]) -> None:
     result = run(*command)
@@ -130,11 +214,12 @@ def test_a_wrong_command_line_is_exit_code_2(command: list[str]) -> None:
     assert "Usage:" in result.stderr
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "list"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "list", "settings"])
 def test_help_gives_an_example(command: str) -> None:
     result = run(command, "--help")
     assert result.exit_code == 0
-    assert f"emulators {command} " in result.stdout.split("Example", 1)[1]
+    example = "train grid.h5 -o run --set" if command == "settings" else f"{command} "
+    assert f"emulators {example}" in result.stdout.split("Example", 1)[1]
 
 
 def test_help_does_not_wait_for_torch() -> None:

@@ -14,8 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from emulators import Emulator, Grid, Recipe
-from emulators.training import _batches
+from emulators import Grid
 
 
 def test_a_grid_describes_what_the_file_holds(grid: Grid) -> None:
@@ -92,26 +91,47 @@ def test_names_and_medium_may_be_stored_as_bytes(write_grid: Callable[..., Path]
 
 
 def test_an_unknown_split_lists_the_valid_ones(grid: Grid) -> None:
-    with pytest.raises(ValueError, match="unknown split 'test'; valid: train, validation"):
-        grid.rows("test")
+    with pytest.raises(ValueError, match="unknown split 'dev'; valid: train, validation, test"):
+        grid.rows("dev")
 
 
-def test_validation_rows_never_appear_in_training_batches(grid: Grid, emulator: Emulator) -> None:
-    recipe = Recipe(steps=40, batch=7, pixels=10**6)
-    scaled = emulator.labels.scale(grid.labels).astype(np.float32)
-    seen = np.concatenate([labels.numpy() for labels, _, _ in _batches(grid, emulator, recipe, 0)])
-    rows = [int(np.flatnonzero((scaled == one).all(axis=1))[0]) for one in seen]
-    assert set(rows) == set(grid.rows("train").tolist())
+def test_the_test_spectra_are_neither_learnt_from_nor_chosen_by(
+    write_grid: Callable[..., Path]
+) -> None:
+    path = write_grid()
+    with h5py.File(path, "r+") as file:
+        file["split"][:12] = 2
+    grid = Grid(path)
+    assert grid.rows("test").tolist() == list(range(12))
+    rows = [set(grid.rows(split).tolist()) for split in ("train", "validation", "test")]
+    assert sum(map(len, rows)) == len(set.union(*rows)) == 60
 
 
-def test_a_batch_pairs_each_flux_with_its_wavelength(grid: Grid, emulator: Emulator) -> None:
-    labels, at, flux = next(_batches(grid, emulator, Recipe(batch=5, pixels=30), 0))
-    scaled = emulator.labels.scale(grid.labels).astype(np.float32)
-    whole = grid.flux(np.arange(60))
-    for star, wavelengths, fluxes in zip(labels.numpy(), at.numpy(), flux.numpy(), strict=True):
-        row = np.flatnonzero((scaled == star).all(axis=1))[0]
-        pixels = np.searchsorted(grid.wavelength, wavelengths)
-        assert np.array_equal(whole[row, pixels], fluxes)
+def test_rows_that_were_kept_are_not_read_again(grid_path: Path) -> None:
+    kept, asked = np.array([3, 7, 20, 41]), np.array([41, 7, 7])
+    expected = Grid(grid_path).flux(asked)
+    grid = Grid(grid_path)
+    grid.keep(kept)
+    assert np.array_equal(grid.flux(np.array([20, 50])), Grid(grid_path).flux(np.array([20, 50])))
+    grid.close()
+    assert np.array_equal(grid.flux(asked), expected)
+
+
+def test_rows_that_do_not_fit_the_memory_are_not_kept(grid_path: Path) -> None:
+    grid = Grid(grid_path, memory=2 * 200 * 4 - 1)  # a byte less than four rows of uint16
+    grid.keep(np.arange(4))
+    grid.close()
+    with pytest.raises(KeyError):  # it needs the file
+        grid.flux(np.arange(4))
+
+
+def test_pixels_weigh_one_unless_the_file_says_otherwise(write_grid: Callable[..., Path]) -> None:
+    path = write_grid()
+    assert np.array_equal(Grid(path).weight, np.ones(200))
+    weight = np.linspace(0.0, 2.0, 200)
+    with h5py.File(path, "r+") as file:
+        file["weight"] = weight
+    assert np.array_equal(Grid(path).weight, weight)
 
 
 Spoil = Callable[[h5py.File], None]
@@ -129,6 +149,12 @@ def _replaced(name: str, content: object) -> Spoil:
         del file[name]
         file[name] = content
         file[name].attrs.update(attributes)
+    return spoil
+
+
+def _new(name: str, content: object) -> Spoil:
+    def spoil(file: h5py.File) -> None:
+        file[name] = content
     return spoil
 
 
@@ -159,6 +185,9 @@ def _group_for_flux(file: h5py.File) -> None:
     (_replaced("wavelength", np.arange(200.0)[::-1]), "wavelengths must increase"),
     (_replaced("wavelength", np.full(200, np.nan)), "wavelengths must increase"),
     (_replaced("split", np.zeros(3, np.uint8)), r"/split has shape \(3,\)"),
+    (_new("weight", np.ones(199)), "/weight must be 200 numbers of at least 0"),
+    (_new("weight", np.linspace(-0.1, 1.0, 200)), "/weight must be 200 numbers of at least 0"),
+    (_new("weight", np.full(200, np.nan)), "/weight must be 200 numbers of at least 0"),
     (_replaced("domain/A", np.zeros((10, 3))), "the domain limits 3 labels, but there are 4"),
     (_replaced("domain/b", np.zeros(3)), "a domain needs A of shape"),
     (_attribute("wavelength", "unit", "nm"), "has wavelengths in nm, expected Angstrom"),
@@ -231,7 +260,8 @@ used = next(int(line.split()[1]) * 1024 for line in open("/proc/self/status")
 resource.setrlimit(resource.RLIMIT_AS, (used + allowance, used + allowance))
 grid = emulators.Grid(path, memory=0)
 try:
-    emulators.Grid(path, memory=1e12).flux(np.arange(1))
+    whole = emulators.Grid(path, memory=1e12)
+    whole.keep(np.arange(whole.n_spec))
 except MemoryError:
     print("whole: MemoryError")
 emulator = emulators.train(grid, steps=5, **settings)

@@ -17,10 +17,13 @@ from emulators.metrics import DESCRIPTIONS, _Tally, emulate, flux_metrics
 
 
 def _by_numpy(emulated: np.ndarray, true: np.ndarray) -> dict[str, float]:
-    error = np.abs(emulated - true)
+    known = np.isfinite(true)
+    largest = [np.abs(e - t)[k].max() for e, t, k in zip(emulated, true, known, strict=True)
+               if k.any()]
+    error, true = np.abs(emulated - true)[known], true[known]
     quantile = np.quantile(error, 0.95)
     return {
-        "mse": np.mean(error**2), "mae": np.mean(error), "maxae": np.mean(error.max(axis=1)),
+        "mse": np.mean(error**2), "mae": np.mean(error), "maxae": np.mean(largest),
         "mare": np.mean(error / np.maximum(true, 0.01)), "qae95": quantile,
         "qmae95": np.mean(error[error >= quantile]),
     }
@@ -58,6 +61,36 @@ def test_a_stream_of_spectra_has_the_measures_of_the_whole(
         tally.add(emulated[rows], true[rows])
     assert tally.metrics() == pytest.approx(_by_numpy(emulated, true), rel=1e-9)
     assert flux_metrics(emulated, true) == pytest.approx(tally.metrics(), rel=1e-12)
+
+
+@given(st.integers(1, 30), st.integers(2, 40), st.integers(1, 5), st.floats(0.0, 0.97),
+       st.integers(0, 2**32 - 1))
+def test_unknown_fluxes_count_for_nothing(
+    n_spec: int, n_pix: int, parts: int, unknown: float, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    true = rng.uniform(0.0, 1.0, (n_spec, n_pix))
+    emulated = true + rng.standard_t(2, size=true.shape) * 0.01
+    true[rng.random(true.shape) < unknown] = np.nan
+    true[0, 0] = 0.5
+    tally = _Tally(int(np.isfinite(true).sum()))
+    for rows in np.array_split(np.arange(n_spec), min(parts, n_spec)):
+        tally.add(emulated[rows], true[rows])
+    assert tally.metrics() == pytest.approx(_by_numpy(emulated, true), rel=1e-9)
+
+
+def test_measures_of_arrays_leave_unknown_fluxes_out() -> None:
+    rng = np.random.default_rng(3)
+    true = rng.uniform(0.0, 1.0, (5, 40))
+    emulated = true + 0.01 * rng.standard_normal(true.shape)
+    true[:, :20] = np.nan
+    assert flux_metrics(emulated, true) == pytest.approx(_by_numpy(emulated, true), rel=1e-9)
+
+
+def test_a_flux_that_the_emulator_cannot_give_is_no_perfect_one() -> None:
+    emulated = np.full((2, 30), 0.9)
+    emulated[1, 3] = np.nan
+    assert np.isnan(flux_metrics(emulated, np.ones((2, 30)))["mse"])
 
 
 def test_every_measure_is_described() -> None:
@@ -107,11 +140,26 @@ def _other_labels(file: h5py.File) -> None:
     file["labels"].attrs["names"] = ["teff", "logg", "fe_h", "ca_h"]
 
 
-def _not_finite(file: h5py.File) -> None:
+def _unknown_fluxes(file: h5py.File) -> None:
     flux = np.ones((60, 200), np.float32)
-    flux[4, 9] = np.nan
+    flux[4::5] = np.nan
     del file["flux"]
     file["flux"] = flux
+
+
+def test_evaluate_leaves_unknown_fluxes_out(
+    emulator: Emulator, write_grid: Callable[..., Path]
+) -> None:
+    path = write_grid()
+    flux = Grid(path).flux(np.arange(60))
+    flux[np.random.default_rng(5).random(flux.shape) < 0.2] = np.nan
+    flux[9] = np.nan  # the whole of a validation spectrum
+    with h5py.File(path, "r+") as file:
+        del file["flux"]
+        file["flux"] = flux
+    rows = np.arange(4, 60, 5)
+    emulated = emulate(emulator, Grid(path), rows)
+    assert evaluate(emulator, path) == pytest.approx(_by_numpy(emulated, flux[rows]), rel=1e-5)
 
 
 @pytest.mark.parametrize(("spoil", "sentence"), [
@@ -119,7 +167,7 @@ def _not_finite(file: h5py.File) -> None:
     (_redder, "reaches beyond 5160.00-5180.58 Å of 'small'"),
     (_training_only, "has no validation spectra"),
     (_other_labels, "unknown label 'mg_h'"),
-    (_not_finite, "has validation spectra with fluxes that are not finite"),
+    (_unknown_fluxes, "has no finite flux in its validation spectra"),
 ])
 def test_a_grid_that_does_not_suit_the_emulator_is_refused(
     emulator: Emulator, write_grid: Callable[..., Path], spoil: Callable[[h5py.File], None],

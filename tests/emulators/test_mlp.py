@@ -60,7 +60,8 @@ def test_when_asked_it_interpolates_linearly(mlp: MLP, labels: Tensor) -> None:
 
 
 def test_unknown_networks_and_options_are_refused() -> None:
-    with pytest.raises(ValueError, match="unknown network 'cnn'; valid: transformer, mlp"):
-        build("cnn", 3, PIXELS)
+    valid = "transformer, mlp, cnn, cannon"
+    with pytest.raises(ValueError, match=f"unknown network 'forest'; valid: {valid}"):
+        build("forest", 3, PIXELS)
     with pytest.raises(ValueError, match=r"mlp: .*unexpected keyword argument 'depth'"):
         build("mlp", 3, PIXELS, depth=4)

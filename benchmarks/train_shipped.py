@@ -122,6 +122,8 @@ def _table(rows: list[dict[str, Any]]) -> list[str]:
     def text(value: Any) -> str:
         if not isinstance(value, float):
             return str(value)
+        if 0.0 < abs(value) < 1e-3:
+            return f"{value:.1e}"
         return f"{value:.4f}" if abs(value) < 10 else f"{value:.0f}"
 
     return ["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0]),

@@ -1,7 +1,7 @@
 """The experiment's tables and figures: ``python -m benchmarks.paper_figures GRIDS``.
 
 Reads what ``benchmarks.paper`` and ``benchmarks.any_wavelength`` left in
-``benchmarks/results`` and writes ``docs/experiments-tables.md``, the paper's Figure 2
+``benchmarks/results`` and writes the tables of ``docs/experiments.md``, the paper's Figure 2
 (``docs/images/figure2.png``) and Figure 3 (``docs/images/figure3.png``).  GRIDS is needed for
 the true spectrum of Figure 3 alone.
 """
@@ -33,6 +33,9 @@ STYLE = {
 }
 MEASURES = {"mse": "MSE", "mae": "MAE", "maxae": "MaxAE", "mare": "MARE", "qae95": "QAE₉₅",
             "qmae95": "QMAE₉₅"}
+
+#: the tables stand between two of these
+MARK = "<!-- tables of benchmarks.paper_figures -->"
 
 Results = dict[tuple[str, int], dict[str, Any]]
 
@@ -106,7 +109,7 @@ def figure3(results: Results, grid: emulators.Grid, path: Path) -> None:
         axes[0].plot(x, emulated[near], color=colour, lw=0.9, label=words)
         axes[1].plot(x, (emulated - true)[near], color=colour, lw=0.9)
     labels = dict(zip(grid.label_set.names, grid.labels[row], strict=True))
-    axes[0].set(ylabel="normalised flux", ylim=(-0.02, 1.05))
+    axes[0].set(ylabel="normalised flux", ylim=(-0.15, 1.05))
     axes[0].set_title(f"a validation spectrum: Teff {labels['teff']:.0f} K, log g "
                       f"{labels['logg']:.2f}; emulators trained on 1000 spectra", fontsize=10)
     axes[0].legend(loc="lower right", ncols=4, fontsize=8)
@@ -121,9 +124,11 @@ def figure3(results: Results, grid: emulators.Grid, path: Path) -> None:
 def main(grids: Path) -> None:
     """Write the tables and draw the figures."""
     results = read()
-    (DOCS / "experiments-tables.md").write_text(
-        "<!-- written by python -m benchmarks.paper_figures -->\n\n"
-        + ratios(results) + "\n\n" + table(results) + "\n")
+    page = DOCS / "experiments.md"
+    before, _, rest = page.read_text().partition(MARK)
+    after = rest.partition(MARK)[2]
+    tables = f"\n\n{ratios(results)}\n\n{table(results)}\n\n"
+    page.write_text(before + MARK + tables + MARK + after)
     figure2(results, DOCS / "images" / "figure2.png")
     figure3(results, emulators.Grid(grids / "mgb-target.h5"), DOCS / "images" / "figure3.png")
     click.echo(ratios(results))

@@ -107,13 +107,19 @@ class Ridge:
         eigenvalues, Q = torch.linalg.eigh(self.xx - n * torch.outer(x, x))
         s = eigenvalues.clamp(min=0.0).unsqueeze(1)
         z = Q.T @ (self.xy - n * torch.outer(x, y))
-        variance = self.yy - n * y**2
+        # With a = alpha / (s + alpha), the sum of squared residuals is sum a^2 z^2 / s plus
+        # what no term can give, and n less the degrees of freedom is sum a plus what is left
+        # over.  Differences of large numbers would drown both where terms outnumber spectra.
+        given = s > 1e-12 * s.max()
+        power = torch.where(given, z**2 / s, 0.0)
+        spare = max(n - 1 - int(given.sum()), 0)
+        beyond = (self.yy - n * y**2 - power.sum(0)).clamp(min=0.0) * (spare > 0)
         best = torch.full_like(y, torch.inf)
         alpha, residual = torch.ones_like(y), torch.zeros_like(y)
         for ridge in RIDGES * s.mean():
-            freedom = 1.0 + (s / (s + ridge)).sum()
-            square = (variance - (z**2 * (s + 2.0 * ridge) / (s + ridge) ** 2).sum(0)).clamp(min=0)
-            score = square / (n - freedom).clamp(min=1e-3) ** 2
+            a = ridge / (s + ridge)
+            square = (a**2 * power).sum(0) + beyond
+            score = square / (spare + torch.where(given, a, 0.0).sum()) ** 2
             better = score < best
             best = torch.where(better, score, best)
             alpha = torch.where(better, ridge, alpha)

@@ -223,14 +223,20 @@ def _run(ensemble: Any, walkers: Array, max_steps: int, progress: bool) -> None:
         for _ in ensemble.sample(walkers, iterations=max_steps):
             bar.update()
             if ensemble.iteration % 100 == 0:
-                tau = ensemble.get_autocorr_time(tol=0)
+                tau = _tau(ensemble)
                 bar.set_postfix(tau=f"{np.nanmax(tau):.0f}")
                 if np.isfinite(tau).all() and ensemble.iteration > 1.2 * TIMES_TAU * tau.max():
                     break
 
 
+def _tau(ensemble: Any) -> Array:
+    """Return the autocorrelation times (n_free,); NaN while a walker has not moved at all."""
+    with np.errstate(invalid="ignore"):
+        return np.asarray(ensemble.get_autocorr_time(tol=0))
+
+
 def _posterior(best: FitResult, ensemble: Any) -> Posterior:
-    tau = np.asarray(ensemble.get_autocorr_time(tol=0))
+    tau = _tau(ensemble)
     steps, acceptance = ensemble.iteration, float(np.mean(ensemble.acceptance_fraction))
     longest = float(np.nanmax(tau)) if np.isfinite(tau).any() else np.inf
     problems = []

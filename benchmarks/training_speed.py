@@ -85,7 +85,11 @@ def shares(step: Any, count: int = 10) -> dict[str, float]:
     spent: dict[str, float] = defaultdict(float)
     for event in trace.key_averages():
         name = event.key.removeprefix("aten::")
-        spent["matrix products" if name in PRODUCTS else name] += event.self_cpu_time_total
+        if name in PRODUCTS:
+            name = "matrix products"
+        elif "CompiledFxGraph" in name:
+            name = "fused element-wise kernels"
+        spent[name] += event.self_cpu_time_total
     total = sum(spent.values())
     return {k: round(v / total, 3) for k, v in sorted(spent.items(), key=lambda x: -x[1])[:10]}
 

@@ -26,8 +26,7 @@ class Recipe:
         Work through each batch in this many parts: the same gradient in less memory.
     optimiser : {"muon", "adamw"}
         ``muon`` orthogonalises the updates of the weight matrices between hidden layers
-        (Jordan et al. 2024, `torch.optim.Muon`) and leaves the rest to AdamW; for the
-        transformer it needs a fraction of the steps.
+        (Jordan et al. 2024, `torch.optim.Muon`) and leaves the rest to AdamW.
     learning_rate : float
         Peak rate of AdamW: linear warm-up, then a cosine to zero.
     matrix_rate : float

@@ -81,8 +81,10 @@ def main(grids: Path, runs: Path) -> None:
     runs.mkdir(parents=True, exist_ok=True)
     native = grids / "mgb-target.h5"
     result = {
-        "R = 20,000": judge(smoothed(native, 20_000, runs / "target-20k.h5"), runs, "at-20k"),
-        "R = 100,000": judge(native, runs, "native"),
+        "sampling": {
+            "R = 20,000": judge(smoothed(native, 20_000, runs / "target-20k.h5"), runs, "at-20k"),
+            "R = 100,000": judge(native, runs, "native"),
+        },
         "steps": STEPS, "n": 1000, "threads": torch.get_num_threads(),
     }
     RESULT.write_text(json.dumps(result, indent=1) + "\n")

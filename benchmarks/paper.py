@@ -32,35 +32,45 @@ TEST, UNUSED = 2, 255
 #: the size, and the place among the validation spectra, of the spectrum that is drawn
 SHOWN_SIZE, SHOWN = 1000, 0
 
+#: the best of ``benchmarks.tune_baselines``; they are learnt by heart long before the end
+MLP = {"steps": 4_000, "batch": 64, "validate_every": 250, "weight_decay": 0.01}
+#: the same for all transformers: the fewer the spectra, the sooner they are learnt by heart
+STEPS = {100: 2_000, 300: 4_000, 1000: 8_000, 2880: 8_000}
 TRANSFORMER = {"precision": "bf16", "compile": True, "validate_every": 500}
-#: a small training set needs fewer steps before it is learnt by heart
-SCRATCH_STEPS = {100: 2_000, 300: 4_000, 1000: 6_000, 2880: 8_000}
-TUNED_STEPS = {100: 1_000, 300: 2_000, 1000: 3_000, 2880: 4_000}
 TUNING = {**TRANSFORMER, "learning_rate": 1e-3, "matrix_rate": 5e-3}
-DENSE = {"batch": 64, "validate_every": 250, "weight_decay": 0.01}
 LORA = {"rank": 16, "targets": ["query", "key", "value", "output", "up", "down"]}
+#: tokens made of all labels together, as in the paper
+MIXED = {"tokens": 16, "heads": 4}
+MIXED_BASE = "base-mixed"
+SHORT = 3_000
 
 
 def settings(family: str, n: int, base: str) -> dict[str, Any]:
     """Return how a family is trained on n spectra."""
     families: dict[str, dict[str, Any]] = {
-        "mlp": {"network": "mlp", "steps": 8_000, **DENSE},
-        "mlp-wide": {"network": "mlp", "steps": 6_000, **DENSE,
-                     "options": {"hidden": 1024, "layers": 4}},
-        "cnn": {"network": "cnn", "steps": 4_000, **DENSE},
+        "mlp": {"network": "mlp", **MLP},
+        "mlp-wide": {"network": "mlp", **WIDE},
+        "cnn": {"network": "cnn", **CNN},
         "cannon": {"network": "cannon"},
-        "transformer": {"steps": SCRATCH_STEPS[n], **TRANSFORMER},
-        "transformer-mixed": {"steps": SCRATCH_STEPS[n], **TRANSFORMER,
-                              "options": {"tokens": 16, "heads": 4}},
-        "full": {"init": base, "steps": TUNED_STEPS[n], **TUNING},
-        "lora": {"init": base, "mode": "lora", "lora": LORA, "steps": TUNED_STEPS[n], **TUNING,
+        "transformer": {"steps": STEPS[n], **TRANSFORMER},
+        "full": {"init": base, "steps": STEPS[n], **TUNING},
+        "lora": {"init": base, "mode": "lora", "lora": LORA, "steps": STEPS[n], **TUNING,
                  "learning_rate": 3e-3},
+        "transformer-short": {"steps": SHORT, **TRANSFORMER},
+        "full-short": {"init": base, "steps": SHORT, **TUNING},
+        "transformer-mixed": {"steps": STEPS[n], **TRANSFORMER, "options": MIXED},
+        "full-mixed": {"init": MIXED_BASE, "steps": STEPS[n], **TUNING},
     }
     return families[family]
 
 
-FAMILIES = ("mlp", "mlp-wide", "cnn", "cannon", "transformer-mixed", "transformer", "full",
-            "lora")
+#: the numbers of spectra on which each family is trained
+FAMILIES = {
+    **dict.fromkeys(("mlp", "mlp-wide", "cnn", "cannon", "transformer", "full", "lora"), SIZES),
+    # what an answer at one N needs
+    **dict.fromkeys(("transformer-short", "full-short", "transformer-mixed", "full-mixed"),
+                    (SHOWN_SIZE,)),
+}
 
 
 def chosen(grid: emulators.Grid, n: int, seed: int) -> emulators.Grid:
@@ -74,13 +84,27 @@ def chosen(grid: emulators.Grid, n: int, seed: int) -> emulators.Grid:
     return grid
 
 
-def run(grids: Path, runs: Path, base: str, family: str, n: int, seed: int) -> dict[str, Any]:
-    """Train and judge one emulator."""
-    grid = chosen(emulators.Grid(grids / "mgb-target.h5"), n, seed)
-    scale = emulators.LabelSet.spanning(*(
+def common_scale(grids: Path) -> emulators.LabelSet:
+    """Return the labels with a scale that suits the reference grids, as the base has it."""
+    return emulators.LabelSet.spanning(*(
         emulators.Grid(grids / f"mgb-{k}.h5").label_set for k in ("pretrain", "target", "fgk")
     ))
+
+
+def mixed_base(grids: Path, runs: Path) -> emulators.Emulator:
+    """Pretrain the transformer with tokens of all labels; `mgb-base` has one per label."""
+    return emulators.train(
+        grids / "mgb-pretrain.h5", out=runs / MIXED_BASE, resume=True, name=MIXED_BASE,
+        labels=common_scale(grids), options=MIXED, steps=14_000, precision="bf16", compile=True,
+    )
+
+
+def run(grids: Path, runs: Path, base: str, family: str, n: int, seed: int) -> dict[str, Any]:
+    """Train and judge one emulator."""
+    grid, scale = chosen(emulators.Grid(grids / "mgb-target.h5"), n, seed), common_scale(grids)
     how = settings(family, n, base)
+    if how.get("init") == MIXED_BASE:
+        how["init"] = mixed_base(grids, runs)
     folder = runs / f"{family}-{n}-{seed}"
     emulator = emulators.train(
         grid, out=folder, resume=True, name=f"{family}-{n}", seed=seed,
@@ -114,7 +138,7 @@ def seconds_of(folder: Path) -> float:
 @click.argument("grids", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--runs", type=click.Path(path_type=Path), default=Path("runs/paper"))
 @click.option("--base", default="mgb-base", show_default=True, help="The pretrained emulator.")
-@click.option("--family", type=click.Choice(FAMILIES), multiple=True)
+@click.option("--family", type=click.Choice(list(FAMILIES)), multiple=True)
 @click.option("--n", "sizes", type=click.Choice([str(n) for n in SIZES]), multiple=True)
 @click.option("--seed", type=int, default=0, show_default=True)
 def main(
@@ -122,7 +146,7 @@ def main(
 ) -> None:
     """Do the runs that are missing."""
     for name in family or FAMILIES:
-        for n in [int(s) for s in sizes] or SIZES:
+        for n in [int(s) for s in sizes] or FAMILIES[name]:
             path = RESULTS / f"{name}-{n}-{seed}.json"
             if path.exists():
                 continue

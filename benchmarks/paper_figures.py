@@ -17,7 +17,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import emulators
-from benchmarks.paper import RESULTS, SHOWN_SIZE, SIZES
+from benchmarks import any_wavelength, lora_plateau
+from benchmarks.paper import RESULTS, SHORT, SHOWN_SIZE, SIZES
 
 DOCS = Path(__file__).parents[1] / "docs"
 #: family -> words, colour (Okabe & Ito's, for the colour-blind), marker
@@ -26,10 +27,13 @@ STYLE = {
     "cnn": ("CNN", "#CC79A7", "P"),
     "mlp": ("MLP 2×300 (The Payne)", "#0072B2", "o"),
     "mlp-wide": ("MLP, wide and deep", "#56B4E9", "s"),
-    "transformer-mixed": ("transformer, tokens of all labels", "#F0E442", "X"),
-    "transformer": ("transformer, a token per label", "#E69F00", "D"),
+    "transformer-mixed": ("transformer, mixed tokens", "#F0E442", "X"),
+    "full-mixed": ("pretrained, mixed tokens", "#F0E442", "p"),
+    "transformer": ("transformer", "#E69F00", "D"),
     "lora": ("pretrained, LoRA", "#009E73", "^"),
     "full": ("pretrained, full fine-tuning", "#D55E00", "*"),
+    "transformer-short": (f"transformer, {SHORT} steps", "#E69F00", "D"),
+    "full-short": (f"pretrained, full fine-tuning, {SHORT} steps", "#D55E00", "*"),
 }
 MEASURES = {"mse": "MSE", "mae": "MAE", "maxae": "MaxAE", "mare": "MARE", "qae95": "QAE₉₅",
             "qmae95": "QMAE₉₅"}
@@ -60,18 +64,50 @@ def table(results: Results) -> str:
     return "\n".join(lines)
 
 
-def ratios(results: Results, n: int = SHOWN_SIZE) -> str:
-    """Return how many times the error of one family is that of another, at one N."""
-    pairs = [("mlp", "transformer"), ("mlp-wide", "transformer"), ("transformer", "full"),
-             ("mlp", "full"), ("mlp-wide", "full"), ("lora", "full"),
-             ("transformer-mixed", "transformer"), ("cnn", "mlp"), ("cannon", "mlp")]
-    lines = [f"| error ratio at N = {n} | root of MSE | MAE | MaxAE |", "|---|---|---|---|"]
-    for one, other in pairs:
-        if (one, n) in results and (other, n) in results:
-            a, b = results[one, n]["metrics"], results[other, n]["metrics"]
-            lines.append(
-                f"| {STYLE[one][0]} / {STYLE[other][0]} | {(a['mse'] / b['mse']) ** 0.5:.2f} | "
-                f"{a['mae'] / b['mae']:.2f} | {a['maxae'] / b['maxae']:.2f} |")
+#: claim, what was asked for, what the paper says; the error ratios that tell:
+#: (family, N) over (family, N)
+CLAIMS: list[tuple[str, str, str, list[tuple[tuple[str, int], tuple[str, int]]]]] = [
+    ("transformer against MLP", "≥ 2", "2-3", [(("mlp", 1000), ("transformer", 1000))]),
+    ("the same, against a wide and deep MLP", "", "",
+     [(("mlp-wide", 1000), ("transformer", 1000))]),
+    ("full fine-tuning against transformer", "≥ 2", "2-3",
+     [(("transformer", n), ("full", n)) for n in SIZES]),
+    (f"the same after {SHORT} steps", "", "",
+     [(("transformer-short", 1000), ("full-short", 1000))]),
+    ("the same with the paper's tokens", "", "2-3",
+     [(("transformer-mixed", 1000), ("full-mixed", 1000))]),
+    ("the paper's transformer against MLP", "", "2-3",
+     [(("mlp", 1000), ("transformer-mixed", 1000))]),
+    ("full fine-tuning against MLP", "≥ 5 (MAE, MaxAE)", "5-10",
+     [(("mlp", 1000), ("full", 1000)), (("mlp-wide", 1000), ("full", 1000))]),
+    ("full fine-tuning with a tenth of the MLP's spectra", "≥ 1", "about 1",
+     [(("mlp", 1000), ("full", 100)), (("mlp-wide", 1000), ("full", 100))]),
+    ("LoRA against full fine-tuning", "≈ 1 to N = 300, > 1 above 1000", "the same",
+     [(("lora", n), ("full", n)) for n in SIZES]),
+    ("CNN against MLP", "≥ 1", "no better", [(("cnn", n), ("mlp", n)) for n in SIZES]),
+]
+
+
+def claims(results: Results) -> str:
+    """Return, per claim, how many times the error of one run is that of another."""
+    lines = ["| claim | asked | paper | errors compared | RMSE | MAE | MaxAE |",
+             "|" + "---|" * 7]
+    for words, asked, paper, pairs in CLAIMS:
+        for one, other in pairs:
+            if one in results and other in results:
+                a, b = results[one]["metrics"], results[other]["metrics"]
+                names = " / ".join(f"{family} {n}" for family, n in (one, other))
+                lines.append(
+                    f"| {words} | {asked} | {paper} | {names} | "
+                    f"{(a['mse'] / b['mse']) ** 0.5:.2f} | {a['mae'] / b['mae']:.2f} | "
+                    f"{a['maxae'] / b['maxae']:.2f} |")
+                words = asked = paper = ""
+    if any_wavelength.RESULT.exists():
+        words, asked, paper = "any wavelength", "≤ 1.1", "no degradation"
+        for name, r in json.loads(any_wavelength.RESULT.read_text())["sampling"].items():
+            lines.append(f"| {words} | {asked} | {paper} | pixels never seen / seen, {name} | | "
+                         f"{r['ratio']:.2f} | |")
+            words = asked = paper = ""
     return "\n".join(lines)
 
 
@@ -82,7 +118,7 @@ def figure2(results: Results, path: Path) -> None:
         for family, (words, colour, marker) in STYLE.items():
             points = [(n, results[family, n]["metrics"][measure]) for n in SIZES
                       if (family, n) in results]
-            if points:
+            if points and not family.endswith("-short"):
                 axis.plot(*zip(*points, strict=True), color=colour, marker=marker, label=words)
         axis.set(xscale="log", yscale="log", xlabel="training spectra", ylabel=MEASURES[measure])
         axis.set_xticks(SIZES, [str(n) for n in SIZES])
@@ -127,11 +163,11 @@ def main(grids: Path) -> None:
     page = DOCS / "experiments.md"
     before, _, rest = page.read_text().partition(MARK)
     after = rest.partition(MARK)[2]
-    tables = f"\n\n{ratios(results)}\n\n{table(results)}\n\n"
+    tables = f"\n\n{claims(results)}\n\n{table(results)}\n\n{lora_plateau.table()}\n\n"
     page.write_text(before + MARK + tables + MARK + after)
     figure2(results, DOCS / "images" / "figure2.png")
     figure3(results, emulators.Grid(grids / "mgb-target.h5"), DOCS / "images" / "figure3.png")
-    click.echo(ratios(results))
+    click.echo(claims(results))
 
 
 if __name__ == "__main__":

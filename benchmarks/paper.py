@@ -34,6 +34,9 @@ SHOWN_SIZE, SHOWN = 1000, 0
 
 #: the best of ``benchmarks.tune_baselines``; they are learnt by heart long before the end
 MLP = {"steps": 4_000, "batch": 64, "validate_every": 250, "weight_decay": 0.01}
+WIDE = {**MLP, "options": {"hidden": 512, "layers": 4}}
+CNN = {**MLP, "batch": 16}
+CNN_STEPS = {100: 1_000, 300: 2_000, 1000: 4_000, 2880: 4_000}
 #: the same for all transformers: the fewer the spectra, the sooner they are learnt by heart
 STEPS = {100: 2_000, 300: 4_000, 1000: 8_000, 2880: 8_000}
 TRANSFORMER = {"precision": "bf16", "compile": True, "validate_every": 500}
@@ -50,7 +53,7 @@ def settings(family: str, n: int, base: str) -> dict[str, Any]:
     families: dict[str, dict[str, Any]] = {
         "mlp": {"network": "mlp", **MLP},
         "mlp-wide": {"network": "mlp", **WIDE},
-        "cnn": {"network": "cnn", **CNN},
+        "cnn": {"network": "cnn", **CNN, "steps": CNN_STEPS[n]},
         "cannon": {"network": "cannon"},
         "transformer": {"steps": STEPS[n], **TRANSFORMER},
         "full": {"init": base, "steps": STEPS[n], **TUNING},
@@ -121,8 +124,8 @@ def run(grids: Path, runs: Path, base: str, family: str, n: int, seed: int) -> d
     }
     if n == SHOWN_SIZE:
         row = np.flatnonzero(grid.split == TEST)[[SHOWN]]
-        result["spectrum"] = {
-            "row": int(row[0]), "emulated": emulate(emulator, grid, row)[0].round(4).tolist()}
+        emulated = emulate(emulator, grid, row)[0].astype(float).round(4)
+        result["spectrum"] = {"row": int(row[0]), "emulated": emulated.tolist()}
     return result
 
 

@@ -123,10 +123,9 @@ def train(
                                "--option, --scale-with")
     if lora and mode != "lora":
         raise click.UsageError("--lora goes with --mode lora")
-    _train_grid(source, out, scale_with, {
-        "network": network or "transformer", "init": init, "mode": mode or "full",
-        "lora": lora or None,
-        "options": options, **settings, **shared,
+    _train_grid(source, out, scale_with, settings, {
+        "network": network, "init": init, "mode": mode or "full", "lora": lora or None,
+        "options": options, **shared,
     })
 
 
@@ -141,15 +140,19 @@ def _train_config(
 
 
 def _train_grid(
-    path: Path, out: Path, scale_with: tuple[Path, ...], arguments: dict[str, Any]
+    path: Path, out: Path, scale_with: tuple[Path, ...], settings: dict[str, Any],
+    arguments: dict[str, Any],
 ) -> None:
     from emulators import Grid, LabelSet
     from emulators import train as train_emulator
+    from emulators.training import recipe_of
 
+    recipe = recipe_of(None, settings)
     grid, labels = Grid(path), None
     if scale_with:
         labels = LabelSet.spanning(grid.label_set, *(Grid(g).label_set for g in scale_with))
-    _report(train_emulator(grid, out=out, labels=labels, **arguments), out / "best")
+    _report(train_emulator(grid, out=out, labels=labels, recipe=recipe, **arguments),
+            out / "best")
 
 
 def _report(emulator: Emulator, folder: Path) -> None:

@@ -22,7 +22,9 @@
     lora = { rank = 16 }
 
 Any other key of a run is a field of :class:`emulators.Recipe`.  A key that is unknown is an
-error, so that a misspelt setting cannot pass for its default.
+error, so that a misspelt setting cannot pass for its default; so is one that has no effect: a
+run with `init` takes network, options and scale from there.  The folder in `init` is relative
+to where the command is called.
 """
 
 from __future__ import annotations
@@ -37,14 +39,16 @@ from emulators.emulator import Emulator
 from emulators.grid import Grid
 from emulators.labels import LabelSet, unknown_names
 from emulators.lora import Lora
-from emulators.networks import NETWORKS
+from emulators.networks import NETWORKS, options_of
 from emulators.recipe import Recipe
-from emulators.storage import available
+from emulators.storage import available, shipped_recipes
 from emulators.training import lora_of, train
 
 TABLES = ("grids", "defaults", "train")
 RECIPE = tuple(f.name for f in fields(Recipe))
-OWN = ("grid", "scale", "network", "options", "init", "mode", "lora", "name")
+#: what `init` brings
+BROUGHT = ("scale", "network", "options")
+OWN = ("grid", *BROUGHT, "init", "mode", "lora", "name")
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,7 @@ class Config:
         Parameters
         ----------
         path : path
+            A file, or the name of one in ``data/recipes``, which ships.
         grids : path, optional
             The folder of the grids; that of the file by default.
 
@@ -79,9 +84,7 @@ class Config:
             When it is not TOML, has an unknown key (with the valid ones), or a run that
             cannot be.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"no configuration file '{path}'")
+        path = _file(path)
         try:
             content = tomllib.loads(path.read_text())
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -91,7 +94,8 @@ class Config:
         folder = Path(grids) if grids is not None else path.parent
         files = {n: folder / _file_name(n, file) for n, file in named.items()}
         _check_keys(defaults, (*OWN, *RECIPE), "key in [defaults]")
-        runs = {n: {**defaults, **_table(run, f"[train.{n}]")} for n, run in given.items()}
+        runs = {n: _with_defaults(_table(run, f"[train.{n}]"), defaults)
+                for n, run in given.items()}
         if not runs:
             raise ValueError(f"'{path}' has no [train.NAME]: there is nothing to train")
         for name, run in runs.items():
@@ -136,6 +140,20 @@ class Config:
         return trained
 
 
+def _file(path: str | Path) -> Path:
+    for file in (Path(path), shipped_recipes() / path):
+        if file.is_file():
+            return file
+    ship = sorted(p.name for p in shipped_recipes().glob("*.toml"))
+    raise FileNotFoundError(f"no configuration file '{path}'; those that ship: {', '.join(ship)}")
+
+
+def _with_defaults(run: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a run with the defaults that mean something for it."""
+    brought = BROUGHT if "init" in {**defaults, **run} else ()
+    return {**{k: v for k, v in defaults.items() if k not in brought}, **run}
+
+
 def _table(value: Any, where: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise ValueError(f"{where} must be a table of keys and values, got {value!r}")
@@ -160,8 +178,18 @@ def _check_run(
     _check_keys(run, (*OWN, *RECIPE), f"key in [train.{name}]")
     if "grid" not in run:
         raise ValueError(f"[train.{name}] has no grid; valid: {', '.join(grids) or '[grids]'}")
+    for key in ("grid", "network", "init", "mode", "name"):
+        if not isinstance(run.get(key, ""), str):
+            raise ValueError(f"{key} of [train.{name}] must be a word, got {run[key]!r}")
+    if not isinstance(run.get("scale", []), list):
+        raise ValueError(f"scale of [train.{name}] must be a list, got {run['scale']!r}")
     if wrong := [g for g in (run["grid"], *run.get("scale", ())) if g not in grids]:
         raise unknown_names(wrong, list(grids), what=f"grid in [train.{name}]")
+    if "init" in run and (extra := [k for k in BROUGHT if k in run]):
+        raise ValueError(
+            f"[train.{name}] starts from {run['init']!r}, which brings its own "
+            f"{', '.join(extra)}: leave that out"
+        )
     if (kind := run.get("network", "transformer")) not in NETWORKS:
         raise unknown_names([kind], list(NETWORKS), what=f"network in [train.{name}]")
     init = run.get("init")
@@ -171,6 +199,8 @@ def _check_run(
             f"({', '.join(above) or 'none'}), nor an emulator that ships "
             f"({', '.join(available()) or 'none'}), nor a folder"
         )
+    options = _table(run.get("options", {}), f"options of [train.{name}]")
+    _check_keys(options, options_of(kind), f"key in options of [train.{name}]")
     adapters = _table(run.get("lora", {}), f"lora of [train.{name}]")
     _check_keys(adapters, [f.name for f in fields(Lora)], f"key in lora of [train.{name}]")
     try:

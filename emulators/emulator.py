@@ -55,7 +55,7 @@ class Emulator:
     card : dict
         What :func:`emulators.card` found out about it, where it was asked.
     sha256 : str
-        Hash of the weights file; empty until saved or loaded.
+        Hash of the file of weights; empty until saved or loaded.
 
     Examples
     --------
@@ -245,20 +245,19 @@ class Emulator:
     def save(self, folder: str | Path) -> Path:
         """Write the emulator to a folder, each file whole or not at all; return the folder.
 
-        Adapters are written merged into the weights.
+        Adapters are written merged into the weights.  The error model has a file of its own:
+        measuring it leaves the hash of the weights, to which adapters are bound, as it is.
         """
-        tensors = merged(self.network)
+        folder, tensors = Path(folder), merged(self.network)
         tensors["pixels"] = torch.as_tensor(self.pixels)
+        files = {"weights": write_tensors(folder, tensors)}
         if self.errors is not None:
-            tensors |= self.errors.tensors()
-        folder = Path(folder)
-        weights = write_tensors(folder, tensors)
-        self.sha256 = weights["sha256"]
+            files["errors"] = write_tensors(folder, self.errors.tensors(), what="errors")
+        self.sha256 = files["weights"]["sha256"]
         write_json(folder / "emulator.json", {
-            "format": FORMAT, "format_version": FORMAT_VERSION, "weights": weights,
-            **self.describe(),
+            "format": FORMAT, "format_version": FORMAT_VERSION, **files, **self.describe(),
         })
-        remove_others(folder, weights["file"])
+        remove_others(folder, *(f["file"] for f in files.values()))
         return folder
 
     def __repr__(self) -> str:

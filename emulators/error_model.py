@@ -70,12 +70,9 @@ class ErrorModel:
     def tensors(self) -> dict[str, Tensor]:
         """Return what :meth:`from_tensors` takes; errors in steps of 1.5e-5."""
         steps = torch.round(self.errors / _UNIT).clamp(-32767, 32767)
-        return {"errors.flux": steps.to(torch.int16), "errors.labels": self.labels.float()}
+        return {"flux": steps.to(torch.int16), "labels": self.labels.float()}
 
     @classmethod
-    def from_tensors(cls, tensors: dict[str, Tensor]) -> ErrorModel | None:
-        """Take the sample out of the tensors of an emulator, if they hold one."""
-        if "errors.flux" not in tensors:
-            return None
-        flux, labels = tensors.pop("errors.flux"), tensors.pop("errors.labels")
-        return cls(flux.float() * _UNIT, labels.double())
+    def from_tensors(cls, tensors: dict[str, Tensor]) -> ErrorModel:
+        """Return the sample that tensors hold."""
+        return cls(tensors["flux"].float() * _UNIT, tensors["labels"].double())

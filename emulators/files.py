@@ -1,8 +1,9 @@
 """Whole files or none: atomic writes, checksums and tensors that are what they were saved as.
 
-A folder of tensors holds a JSON file and ``weights-HASH.safetensors``; the first holds the
-SHA-256 of the second, checked at every load.  New tensors get a new name, so that a save
-that is cut short leaves the old pair whole.  Neither file can carry code.
+A folder of tensors holds a JSON file and ``weights-HASH.safetensors``, perhaps
+``errors-HASH.safetensors`` too; the first holds the SHA-256 of the others, checked at every
+load.  New tensors get a new name, so that a save that is cut short leaves the old set whole.
+No file can carry code.
 """
 
 from __future__ import annotations
@@ -63,23 +64,26 @@ def sha256(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-def write_tensors(folder: Path, tensors: dict[str, Tensor]) -> dict[str, str]:
+def write_tensors(
+    folder: Path, tensors: dict[str, Tensor], *, what: str = "weights"
+) -> dict[str, str]:
     """Write tensors under a name made from their hash; return ``file`` and ``sha256``."""
     from safetensors.torch import save
 
     content = save({n: t.detach().cpu().contiguous() for n, t in tensors.items()})
     digest = hashlib.sha256(content).hexdigest()
-    name = f"weights-{digest[:8]}.safetensors"
+    name = f"{what}-{digest[:8]}.safetensors"
     with atomic_write(folder / name) as temporary:
         temporary.write_bytes(content)
     return {"file": name, "sha256": digest}
 
 
-def remove_others(folder: Path, name: str) -> None:
-    """Remove the tensors that those called `name` have replaced."""
-    for old in folder.glob("weights-*.safetensors"):
-        if old.name != name:
-            old.unlink()
+def remove_others(folder: Path, *names: str) -> None:
+    """Remove the tensors that those called `names` have replaced."""
+    for what in ("weights", "errors"):
+        for old in folder.glob(f"{what}-*.safetensors"):
+            if old.name not in names:
+                old.unlink()
 
 
 def read_description(path: Path, form: str, version: int) -> dict[str, Any]:

@@ -127,6 +127,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Return the six measures of an emulator on a split of a grid.
 
+    Unknown fluxes (NaN) and pixels of weight 0 are left out.
+
     Returns
     -------
     dict
@@ -149,10 +151,15 @@ def evaluate(
     if grid.wavelength[0] < low - 1e-6 or grid.wavelength[-1] > high + 1e-6:
         raise ValueError(f"{grid!r} reaches beyond {low:.2f}-{high:.2f} Å of '{emulator.name}'")
     groups = np.array_split(rows, -(-len(rows) // 16))
-    size = sum(int(np.isfinite(grid.flux(some)).sum()) for some in groups)
+    size = sum(int(np.isfinite(_judging(grid, some)).sum()) for some in groups)
     if size == 0:
         raise ValueError(f"{grid!r} has no finite flux in its {split} spectra")
     tally = _Tally(size)
     for some in groups:
-        tally.add(emulate(emulator, grid, some), grid.flux(some))
+        tally.add(emulate(emulator, grid, some), _judging(grid, some))
     return tally.metrics()
+
+
+def _judging(grid: Grid, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return the fluxes that an emulator is judged by, NaN at pixels of weight 0."""
+    return np.where(grid.weight > 0.0, grid.flux(rows), np.float32(np.nan))

@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.spatial.distance import cdist
 
 from emulators.emulator import Emulator
 from emulators.error_model import REGION, ErrorModel
 from emulators.grid import Grid
+from emulators.labels import is_abundance
 from emulators.metrics import emulate, evaluate, flux_metrics
 
 Array = NDArray[np.float64]
@@ -19,6 +21,8 @@ Array = NDArray[np.float64]
 #: true flux at the borders between line cores, wings and continuum
 DEPTHS = {"cores": (-np.inf, 0.5), "wings": (0.5, 0.95), "continuum": (0.95, np.inf)}
 SCANNED = ("teff", "logg", "fe_h")
+#: elements whose derivatives a card tells, training spectra that say how large they are
+MOST, LEARNT = 8, 3_000
 
 
 def card(
@@ -38,8 +42,9 @@ def card(
     -------
     dict
         JSON-able: ``overall`` (the six measures of :func:`emulators.evaluate`), ``bins``
-        by label, ``depths`` (MAE and bias of cores, wings and continuum), ``derivatives``
-        (see :func:`differences`), ``smoothness`` (see :func:`roughness`).
+        by label, ``depths`` (MAE and bias of cores, wings and continuum), ``differences``
+        (see :func:`differences`), ``derivatives`` (see :func:`mean_derivatives`),
+        ``smoothness`` (see :func:`roughness`).
     """
     rows = grid.rows(split)
     emulated, true = emulate(emulator, grid, rows).astype(float), grid.flux(rows).astype(float)
@@ -49,7 +54,8 @@ def card(
         "bins": {n: _by_bin(grid.labels[rows, grid.label_set.index(n)], emulated, true, bins)
                  for n in REGION if n in grid.label_set.names},
         "depths": _by_depth(emulated, true),
-        "derivatives": differences(grid, rows, emulated, true),
+        "differences": differences(grid, rows, emulated, true),
+        "derivatives": mean_derivatives(grid, rows, emulated, true),
         "smoothness": roughness(emulator, grid, rows),
     }
 
@@ -74,11 +80,9 @@ def measure_errors(emulator: Emulator, grid: Grid, *, split: str = "validation")
 
 def _by_bin(values: Array, emulated: Array, true: Array, bins: int) -> list[dict[str, float]]:
     """Return the errors in bins of a label with equal numbers of spectra."""
-    edges = np.quantile(values, np.linspace(0.0, 1.0, bins + 1))
-    if edges[0] == edges[-1]:  # it does not vary
-        return []
+    edges = np.unique(np.quantile(values, np.linspace(0.0, 1.0, bins + 1)))
     rows = []
-    for low, high in pairwise(edges):
+    for low, high in pairwise(edges):  # none where it does not vary
         inside = (values >= low) & ((values < high) | (high == edges[-1]))
         measured = flux_metrics(emulated[inside], true[inside])
         rows.append({"low": float(low), "high": float(high), "n": int(inside.sum()),
@@ -105,10 +109,12 @@ def differences(grid: Grid, rows: NDArray[np.int64], emulated: Array, true: Arra
     respect to the labels along the way.  Each star is paired with the one nearest in scaled
     labels; ``relative`` is the rms error of the differences over the rms of the true ones,
     ``slope`` the coefficient of the emulated difference regressed on the true one, 1 for a
-    perfect emulator.
+    perfect emulator.  Empty for fewer than two stars.
     """
+    if len(rows) < 2:
+        return {}
     scaled = grid.label_set.scale(grid.labels[rows])
-    distance = np.sum((scaled[:, None] - scaled[None]) ** 2, axis=-1)
+    distance = cdist(scaled, scaled, "sqeuclidean")
     np.fill_diagonal(distance, np.inf)
     nearest = distance.argmin(axis=1)
     change, emulated_change = true[nearest] - true, emulated[nearest] - emulated
@@ -116,6 +122,57 @@ def differences(grid: Grid, rows: NDArray[np.int64], emulated: Array, true: Arra
     square = float(np.nanmean(change**2))
     return {"relative": float(np.sqrt(np.nanmean(error**2) / square)),
             "slope": float(np.nanmean(emulated_change * change) / square)}
+
+
+def mean_derivatives(grid: Grid, rows: NDArray[np.int64], emulated: Array, true: Array
+                     ) -> dict[str, dict[str, float]]:
+    """Return how well an emulator knows what each label does, on average over its domain.
+
+    A grid of random labels has no two spectra that differ in one label alone, but a linear
+    regression of fluxes on all labels gives, per pixel, each label's mean derivative.  Labels
+    are scaled, elements are ratios to iron where there is iron.  Per label: ``effect``, the
+    rms over pixels of the mean derivative of the true fluxes (of up to `LEARNT` training
+    spectra: the more, the less noise); ``relative``, the rms over pixels of the mean derivative
+    of the emulator's errors at `rows`, over that; ``slope``, the regression of the emulated
+    mean derivative on the true one, 1 for a perfect emulator.  Of the elements, the `MOST` of
+    largest effect.  Empty where there are too few spectra for the labels.
+    """
+    learnt = grid.rows("train")[:LEARNT]
+    flux, error = grid.flux(learnt).astype(float), emulated - true
+    known = np.isfinite(flux).all(axis=0) & np.isfinite(error).all(axis=0)
+    names, varies, labels = _as_ratios(grid)
+    if min(len(learnt), len(rows)) < 2 + varies.sum() or not known.any():
+        return {}
+    right = _slopes(labels[np.ix_(learnt, varies)], flux[:, known])
+    wrong = _slopes(labels[np.ix_(rows, varies)], error[:, known])
+    measured = {}
+    for name, a, e in zip(np.array(names)[varies].tolist(), right, wrong, strict=True):
+        square = float(np.mean(a**2))
+        measured[name] = {"effect": square**0.5,
+                          "relative": float(np.sqrt(np.mean(e**2) / square)),
+                          "slope": 1.0 + float(np.mean(e * a)) / square}
+    elements = sorted((n for n in measured if n != "fe_h" and n.endswith(("_fe", "_h"))),
+                      key=lambda n: -measured[n]["effect"])
+    return {n: m for n, m in measured.items() if n not in elements[MOST:]}
+
+
+def _as_ratios(grid: Grid) -> tuple[list[str], NDArray[np.bool_], Array]:
+    """Return names, which of them vary, and scaled labels, with elements relative to iron."""
+    names, labels = list(grid.label_set.names), grid.label_set.scale(grid.labels)
+    varies = labels.std(axis=0) > 0.0
+    if "fe_h" in names:
+        iron = names.index("fe_h")
+        for i, name in enumerate(names):
+            if is_abundance(name) and i != iron:
+                names[i] = name[:-2] + "_fe"
+                labels[:, i] -= labels[:, iron]
+    return names, varies, labels
+
+
+def _slopes(labels: Array, flux: Array) -> Array:
+    """Return the coefficients (n_label, n_pix) of a linear regression of flux on labels."""
+    design = np.column_stack([labels - labels.mean(axis=0), np.ones(len(labels))])
+    return np.asarray(np.linalg.pinv(design)[:-1] @ flux)
 
 
 def roughness(
@@ -143,7 +200,9 @@ def roughness(
             labels = np.tile(star, (steps, 1))
             labels[:, moved] += (width * x)[:, None]
             with torch.inference_mode():
-                flux = emulator.flux(torch.as_tensor(labels), torch.as_tensor(emulator.pixels))
-            ripple.append(np.abs(residual_of @ flux.double().numpy()))
+                flux = emulator.flux(
+                    torch.as_tensor(labels, device=emulator.device),
+                    torch.as_tensor(emulator.pixels, device=emulator.device))
+            ripple.append(np.abs(residual_of @ flux.double().cpu().numpy()))
         result[name] = float(np.quantile(ripple, 0.999))
     return result

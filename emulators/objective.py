@@ -14,8 +14,9 @@ DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
 class Objective(nn.Module):
     """A batch -> its loss, ``mean(w (1 + emphasis (1 - f)) (emulated - f)^2)``.
 
-    w is the weight of the pixel, 0 where the true flux f is NaN.  The mean runs over all
-    pixels, so that the means of equal parts of a batch average to the mean of the whole.
+    w is the weight of the pixel, 0 where the true flux f is NaN; emission, f > 1, counts like
+    continuum.  The mean runs over all pixels, so that the means of equal parts of a batch
+    average to the mean of the whole.
 
     In bf16 the weights are cast once per call and the gradient flows through the cast into
     the float32 weights; autocast would cast them again at every use.
@@ -41,7 +42,8 @@ class Objective(nn.Module):
         emulated: Tensor = torch.func.functional_call(self.network, parameters, (labels, at))
         known = torch.isfinite(flux)
         flux = torch.where(known, flux, 0.0)
-        weight = torch.where(known, weight, 0.0) * (1.0 + self.emphasis * (1.0 - flux))
+        depth = (1.0 - flux).clamp(min=0.0)
+        weight = torch.where(known, weight, 0.0) * (1.0 + self.emphasis * depth)
         return (weight * (emulated.float() - flux) ** 2).mean()
 
 

@@ -61,7 +61,17 @@ def processes(device: str) -> Processes:
 
     Without ``torchrun`` there is one.  On ``cuda`` each process of a machine takes a GPU of
     its own and they talk through NCCL, else through gloo.
+
+    Raises
+    ------
+    ValueError
+        For a device that this machine, or this build of torch, does not have.
     """
+    try:
+        torch.empty(1, device=device)
+    except (AssertionError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device {device!r} cannot be used here ({reason}); cpu can") from error
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
         return Processes(0, 1, device)

@@ -23,7 +23,8 @@ class Recipe:
         Native pixels drawn at random per spectrum and step; networks that give whole
         spectra always take them all.
     accumulate : int
-        Work through each batch in this many parts: the same gradient in less memory.
+        Work through each batch in this many parts: the same gradient in less memory (but
+        for the dropout of adapters, which each part draws anew).
     optimiser : {"muon", "adamw"}
         ``muon`` orthogonalises the updates of the weight matrices between hidden layers
         (Jordan et al. 2024, `torch.optim.Muon`) and leaves the rest to AdamW.
@@ -80,8 +81,10 @@ class Recipe:
         for name in ("steps", "batch", "pixels", "accumulate", "validate_every",
                      "checkpoint_every"):
             self._require(name, at_least=1)
-        for name in ("warmup", "weight_decay", "emphasis", "patience"):
+        for name in ("warmup", "weight_decay", "emphasis", "patience", "seed"):
             self._require(name, at_least=0)
+        if not self.clip > 0.0:
+            raise ValueError(f"clip must be positive, got {self.clip}")
         for name, valid in (("precision", PRECISIONS), ("optimiser", OPTIMISERS)):
             if getattr(self, name) not in valid:
                 raise ValueError(

@@ -88,17 +88,22 @@ class Run:
             return self.begin()
         state = json.loads((self.folder / "last.json").read_text())
         for what, value in self._identity().items():
-            if state["identity"].get(what) != value:
+            if (before := state["identity"].get(what)) != value:
                 raise ValueError(
-                    f"'{self.folder}' was begun with another {what}; resume with the same"
+                    f"'{self.folder}' was begun with another {what}{_difference(before, value)}; "
+                    f"resume with the same, or begin in another folder"
                 )
         path = self.folder / state["weights"]
         if sha256(path) != state["sha256"]:
             raise ValueError(f"'{path}' is damaged; its SHA-256 is not the recorded one")
         self._take(load_file(path))
         self.last, self.stale = path.name, state["stale"]
-        if state["lowest"] is not None:
+        if (self.folder / "best" / "emulator.json").is_file():
             best = load(self.folder / "best")
+            # What was measured of it since belongs to it still.
+            self.emulator.sha256, self.emulator.errors = best.sha256, best.errors
+            self.emulator.card = best.card
+        if state["lowest"] is not None:
             self.lowest, self.best_metrics = state["lowest"], best.metrics
             self.best_state = best.network.state_dict()
         else:  # nothing to choose by: the newest state is the one to keep
@@ -150,7 +155,7 @@ class Run:
             return
         # Two files take turns, so that last.json always names one that is whole.
         last = f"last-{int(self.last == 'last-0.safetensors')}.safetensors"
-        try:
+        with self._writing(f"checkpoint of step {step}"):
             with atomic_write(self.folder / last) as temporary:
                 save_file(self._tensors(), temporary)
             write_json(self.folder / "last.json", {
@@ -158,11 +163,18 @@ class Run:
                 "lowest": None if math.isinf(self.lowest) else self.lowest, "stale": self.stale,
                 "identity": self._identity(),
             })
-        except (OSError, SafetensorError) as error:
-            kept = f"the one in '{self.last}' is whole" if self.last else "there is none before"
-            raise OSError(f"no checkpoint of step {step} could be written: {error}; {kept}; "
-                          f"make room and resume") from error
         self.last = last
+
+    @contextmanager
+    def _writing(self, what: str) -> Iterator[None]:
+        """Say of a file that cannot be written what there is to go on from."""
+        try:
+            yield
+        except (OSError, SafetensorError) as error:
+            kept = (f"the checkpoint in '{self.last}' is whole" if self.last
+                    else "there is no checkpoint before")
+            raise OSError(f"no {what} could be written: {error}; {kept}; make room and resume"
+                          ) from error
 
     def follow(self, step: int) -> None:
         """Move the average of the weights after a step, faster at the start of a run."""
@@ -194,12 +206,20 @@ class Run:
         """Log a validation and keep the state if it is the best so far.
 
         The emulator holds the weights that were validated.
+
+        Raises
+        ------
+        OSError
+            When it cannot be written; the last checkpoint is whole.
         """
-        row = {"step": step, "rate": self.recipe.learning_rate * self.recipe.schedule(step),
+        fraction = self.recipe.schedule(step - 1)
+        row = {"step": step, "rate": self.recipe.learning_rate * fraction,
+               "matrix_rate": self.recipe.matrix_rate * fraction,
                "loss": loss, "seconds_per_step": round(seconds_per_step, 5), **metrics}
         logger.info("%s", row)
         if self.folder is not None and self.writes:
-            self._log(self.folder / "log.csv", row)
+            with self._writing("line of the log"):
+                self._log(self.folder / "log.csv", row)
         if self._board is not None:
             for key, value in row.items():
                 self._board.add_scalar(key, value, step)
@@ -209,11 +229,13 @@ class Run:
             self.lowest, self.stale = score if metrics else math.inf, 0
             self.best_metrics = metrics
             self.best_state = lora.merged(self.emulator.network)
+            self.emulator.metrics = metrics
+            self.emulator.errors, self.emulator.card = None, {}  # those of another state
             if self.folder is not None and self.writes:
-                self.emulator.metrics = metrics
-                self.emulator.save(self.folder / "best")
-                if self.adapters is not None:
-                    save_adapter(self.emulator, self.adapters, self.folder / "adapter")
+                with self._writing("emulator"):
+                    self.emulator.save(self.folder / "best")
+                    if self.adapters is not None:
+                        save_adapter(self.emulator, self.adapters, self.folder / "adapter")
 
     @contextmanager
     def tensorboard(self) -> Iterator[None]:
@@ -243,10 +265,11 @@ class Run:
 
     @staticmethod
     def _log(path: Path, row: dict[str, Any]) -> None:
-        new = not path.exists()
-        with open(path, "a", newline="") as stream:
+        before = path.read_text() if path.exists() else ""
+        with atomic_write(path) as temporary, open(temporary, "w", newline="") as stream:
+            stream.write(before)
             writer = csv.DictWriter(stream, list(row), lineterminator="\n")
-            if new:
+            if not before:
                 writer.writeheader()
             writer.writerow(row)
 
@@ -260,7 +283,7 @@ class Run:
         path = self.folder / "log.csv" if self.folder is not None else None
         if path is None or not path.exists():
             return
-        head, *rows = path.read_text().splitlines(keepends=True)
+        head, *rows = path.read_text().splitlines(keepends=True) or [""]
         kept = [r for r in rows if int(r.split(",")[0]) <= step]
         with atomic_write(path) as temporary:
             temporary.write_text("".join([head, *kept]))
@@ -271,8 +294,6 @@ class Run:
         self.emulator.network.load_state_dict(self.best_state)
         self.emulator.network.eval()
         self.emulator.metrics = self.best_metrics
-        if self.folder is not None and self.writes:
-            self.emulator.save(self.folder / "best")
         return self.emulator.freeze()
 
     def _identity(self) -> dict[str, Any]:
@@ -288,3 +309,14 @@ class Run:
             "adapters": None if self.adapters is None else asdict(self.adapters),
         }
         return dict(json.loads(json.dumps(identity)))
+
+
+def _difference(before: Any, now: Any) -> str:
+    """Return in which keys two dicts differ, in words; nothing for other things."""
+    if not (isinstance(before, dict) and isinstance(now, dict)):
+        return ""
+    pairs = {k: (before.get(k), now.get(k)) for k in {**before, **now}
+             if before.get(k) != now.get(k)}
+    return " (" + ", ".join(
+        k if isinstance(a, dict | list) else f"{k} = {a}, now {b}" for k, (a, b) in pairs.items()
+    ) + ")"

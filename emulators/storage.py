@@ -65,6 +65,8 @@ def load(
         state = read_description(folder / "emulator.json", FORMAT, FORMAT_VERSION)
         emulator = _restored(folder, state, read_tensors(folder, state.get("weights")))
         emulator.sha256 = state["weights"]["sha256"]
+        if "errors" in state:
+            emulator.errors = _errors(folder, read_tensors(folder, state["errors"]))
     if interpolate:
         emulator.network.interpolate = True  # type: ignore[assignment]
     return emulator.freeze().to(device)
@@ -74,7 +76,6 @@ def _restored(folder: Path, state: Mapping[str, Any], tensors: dict[str, Tensor]
     """Rebuild an emulator from its description and its tensors."""
     try:
         pixels = tensors.pop("pixels")
-        errors = ErrorModel.from_tensors(tensors)
         labels = LabelSet.from_dict(state["labels"])
         network = build(state["network"]["kind"], len(labels), pixels,
                         **state["network"]["options"])
@@ -86,8 +87,15 @@ def _restored(folder: Path, state: Mapping[str, Any], tensors: dict[str, Tensor]
         )
     except (LookupError, TypeError, AttributeError, RuntimeError) as error:
         raise ValueError(f"'{folder}' does not hold a usable emulator: {error}") from error
-    emulator.errors, emulator.card = errors, state.get("card", {})
+    emulator.card = state.get("card", {})
     return emulator
+
+
+def _errors(folder: Path, tensors: dict[str, Tensor]) -> ErrorModel:
+    try:
+        return ErrorModel.from_tensors(tensors)
+    except LookupError as error:
+        raise ValueError(f"'{folder}' does not hold a usable error model: {error}") from error
 
 
 def save_adapter(emulator: Emulator, adapters: lora.Lora, folder: Path) -> None:
@@ -129,8 +137,8 @@ def _base_of(
     source = base if isinstance(base, Emulator) else load(base)
     if source.sha256 != wanted["sha256"]:
         raise ValueError(
-            f"'{folder}' adapts '{wanted['name']}@{wanted['sha256'][:12]}', but the base given "
-            f"is '{source.identity}'"
+            f"'{folder}' adapts '{wanted['name']}@{wanted['sha256'][:12]}', not "
+            f"'{source.identity}': say where it is with base="
         )
     return source
 
@@ -154,6 +162,11 @@ def _adapted(folder: Path, state: Mapping[str, Any], source: Emulator) -> dict[s
 def shipped() -> Path:
     """Return the folder of the emulators that come with the package."""
     return Path(str(resources.files("emulators.data"))) / "emulators"
+
+
+def shipped_recipes() -> Path:
+    """Return the folder of the recipes that come with the package."""
+    return Path(str(resources.files("emulators.data"))) / "recipes"
 
 
 def available() -> list[str]:

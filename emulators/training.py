@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 
 def train(
-    grid: Grid | str | Path, *, network: str = "transformer",
+    grid: Grid | str | Path, *, network: str | None = None,
     init: Emulator | str | Path | None = None, mode: str = "full",
     lora: Lora | Mapping[str, Any] | None = None, out: str | Path | None = None,
     resume: bool = False, labels: LabelSet | None = None, name: str | None = None,
@@ -50,19 +50,20 @@ def train(
     """Train an emulator on a grid, from scratch or from another emulator.
 
     Under ``torchrun`` the processes share each batch and give the weights that one process
-    would, up to rounding (which Muon, whose products are in bfloat16, makes the most of); the
-    first of them validates and writes.
+    would, up to rounding (which Muon, whose products are in bfloat16, makes the most of) and
+    to the dropout of adapters, which each draws for itself; the first of them validates and
+    writes.
 
     Parameters
     ----------
     grid : Grid or path
         Its training split is learnt from; its validation split chooses the best state.
-    network : str
-        Architecture: ``transformer``, ``mlp``, ``cnn`` or ``cannon``.
+    network : str, optional
+        Architecture: ``transformer`` (the default), ``mlp``, ``cnn`` or ``cannon``.
     init : Emulator or name or path, optional
         Fine-tune a copy of this emulator, which brings its own `network` and `options`, and
-        the scale of the labels that both know; labels are matched by name
-        (`emulators.matching`).
+        the scale of the labels that both know (so `labels` must not be given either); labels
+        are matched by name (`emulators.matching`).
     mode : {"full", "lora"}
         With `init`: learn all weights, or low-rank adapters of some, which are kept in
         ``out/adapter`` on their own and merged in the emulator that is returned.
@@ -98,9 +99,9 @@ def train(
     Raises
     ------
     ValueError
-        For an unknown setting, network, mode or option; labels of `init` and grid of which
-        none match; a grid without training spectra; a run folder that belongs to another
-        run.
+        For an unknown setting, network, mode or option; for what `init` brings and is given
+        too; labels of `init` and grid of which none match or that have other units; a grid
+        without training spectra; a run folder that belongs to another run.
     FloatingPointError
         When the loss is not finite.
     OSError
@@ -113,7 +114,7 @@ def train(
     >>> emu = train("few.h5", init="mgb-base", mode="lora",
     ...             lora={"rank": 16})                              # doctest: +SKIP
     """
-    recipe, lora = _recipe(recipe, settings), lora_of(mode, lora, init)
+    recipe, lora = recipe_of(recipe, settings), lora_of(mode, lora, init)
     grid = grid if isinstance(grid, Grid) else Grid(grid)
     if len(grid.rows("train")) == 0:
         raise ValueError(f"{grid!r} has no training spectra")
@@ -121,6 +122,8 @@ def train(
     torch.manual_seed(recipe.seed)
     source = init if init is None or isinstance(init, Emulator) else load(init)
     emulator = _untrained(grid, network, source, labels, name, options)
+    # The whole file is hashed: once, not by every process.
+    emulator.provenance["trained_on"] = group.agree(grid.provenance if group.first else {})
     emulator.provenance["recipe"] = asdict(recipe)
     if lora is not None and source is not None:
         if out is not None and not source.sha256:
@@ -141,11 +144,12 @@ def train(
     else:
         _loop(run, start, group, progress and group.first, tensorboard and group.first)
     best = run.best()
-    group.agree(None)  # the others may read what the first has written
+    best.sha256 = group.agree(best.sha256)  # the first has written it, all may read it
     return best
 
 
-def _recipe(recipe: Recipe | None, settings: dict[str, Any]) -> Recipe:
+def recipe_of(recipe: Recipe | None, settings: dict[str, Any]) -> Recipe:
+    """Return a recipe with some of its fields replaced, checked."""
     valid = [f.name for f in fields(Recipe)]
     if wrong := [s for s in settings if s not in valid]:
         raise unknown_names(wrong, valid, what="setting")
@@ -171,11 +175,17 @@ def lora_of(mode: str, lora: Lora | Mapping[str, Any] | None, init: Any) -> Lora
 
 
 def _untrained(
-    grid: Grid, network: str, source: Emulator | None, labels: LabelSet | None,
+    grid: Grid, network: str | None, source: Emulator | None, labels: LabelSet | None,
     name: str | None, options: Mapping[str, Any] | None,
 ) -> Emulator:
     """Return the emulator that training will fill in."""
-    provenance: dict[str, Any] = {"trained_on": grid.provenance, "init": None}
+    provenance: dict[str, Any] = {"init": None}
+    given = {"network": network, "options": options, "labels": labels}
+    if source is not None and (extra := [k for k, v in given.items() if v]):
+        raise ValueError(
+            f"init '{source.name}' brings its own {', '.join(extra)}: leave out "
+            + ", ".join(f"{k}=" for k in extra)
+        )
     if source is None:
         scale = labels or grid.label_set
         if scale.names != grid.label_set.names:
@@ -184,7 +194,8 @@ def _untrained(
                 + (", ".join(sorted(set(scale.names) ^ set(grid.label_set.names)))
                    or "their order")
             )
-        module = build(network, len(scale), torch.as_tensor(grid.wavelength), **(options or {}))
+        module = build(network or "transformer", len(scale), torch.as_tensor(grid.wavelength),
+                       **(options or {}))
     else:
         module, scale, matching = started_from(source, grid)
         provenance["init"] = {"name": source.name, "sha256": source.sha256,
@@ -275,18 +286,25 @@ def _check_loss(loss: float, step: int, recipe: Recipe) -> None:
     if not math.isfinite(loss):
         raise FloatingPointError(
             f"the loss is {loss} at step {step}: lower learning_rate (now "
-            f"{recipe.learning_rate:g}), or look for bad fluxes in the grid"
+            f"{recipe.learning_rate:g}){_matrix_rate(recipe)}, or look for bad fluxes in the grid"
         )
 
 
+def _matrix_rate(recipe: Recipe) -> str:
+    return f" and matrix_rate (now {recipe.matrix_rate:g})" if recipe.optimiser == "muon" else ""
+
+
 def _solve(run: Run, chunk: int = 256) -> None:
-    """Fit a network that has a solution in closed form, reading the grid once."""
+    """Fit a network that has a solution in closed form, on the CPU, reading the grid once."""
     grid, emulator, rows = run.grid, run.emulator, run.grid.rows("train")
+    device = emulator.device
+    emulator.to("cpu")
     scaled = torch.as_tensor(emulator.labels.scale(grid.labels))
     solver = emulator.network.solver()  # type: ignore[operator]
     for some in np.array_split(rows, -(-len(rows) // chunk)):
         solver.add(scaled[some], torch.as_tensor(grid.flux(some)))
     watch = _Watch()
     watch.count(solver.solve())
+    emulator.to(device)
     run.record(1, watch.loss, watch.seconds_per_step, _validate(run))
     run.checkpoint(1)

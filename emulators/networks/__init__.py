@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -46,6 +47,12 @@ class Network(Protocol):
 NETWORKS: dict[str, type[nn.Module]] = {
     "transformer": Transformer, "mlp": MLP, "cnn": CNN, "cannon": Cannon,
 }
+
+
+def options_of(kind: str) -> list[str]:
+    """Return the options of a kind of network named in ``NETWORKS``."""
+    parameters = inspect.signature(NETWORKS[kind]).parameters.values()
+    return [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
 
 
 def build(kind: str, n_label: int, wavelength: Tensor, **options: Any) -> nn.Module:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+
 from benchmarks.any_wavelength import interpolated
 from benchmarks.lora_plateau import RESULTS as PLATEAU
 from benchmarks.paper import FAMILIES, RESULTS, SIZES, TEST, chosen
-
 from emulators import Grid
 
 
@@ -30,7 +31,7 @@ def test_the_spectra_that_judge_are_neither_learnt_from_nor_chosen_by(
 def test_more_spectra_include_the_fewer(grids_folder: Path) -> None:
     grids = [chosen(Grid(grids_folder / "mgb-target.h5"), n, 0) for n in SIZES]
     taken = [set(g.rows("train")) | set(g.rows("validation")) for g in grids]
-    assert all(few <= many for few, many in zip(taken, taken[1:], strict=False))
+    assert all(few <= many for few, many in pairwise(taken))
 
 
 def test_every_run_of_the_experiment_is_recorded_whole() -> None:

@@ -32,7 +32,7 @@ TEST, UNUSED = 2, 255
 #: the size, and the place among the validation spectra, of the spectrum that is drawn
 SHOWN_SIZE, SHOWN = 1000, 0
 
-#: the best of ``benchmarks.tune_baselines``; they are learnt by heart long before the end
+#: the best of ``benchmarks.tune``; they are learnt by heart long before the end
 MLP = {"steps": 4_000, "batch": 64, "validate_every": 250, "weight_decay": 0.01}
 WIDE = {**MLP, "options": {"hidden": 512, "layers": 4}}
 CNN = {**MLP, "batch": 16}

@@ -185,11 +185,6 @@ def _check_run(
         raise ValueError(f"scale of [train.{name}] must be a list, got {run['scale']!r}")
     if wrong := [g for g in (run["grid"], *run.get("scale", ())) if g not in grids]:
         raise unknown_names(wrong, list(grids), what=f"grid in [train.{name}]")
-    if "init" in run and (extra := [k for k in BROUGHT if k in run]):
-        raise ValueError(
-            f"[train.{name}] starts from {run['init']!r}, which brings its own "
-            f"{', '.join(extra)}: leave that out"
-        )
     if (kind := run.get("network", "transformer")) not in NETWORKS:
         raise unknown_names([kind], list(NETWORKS), what=f"network in [train.{name}]")
     init = run.get("init")
@@ -198,6 +193,11 @@ def _check_run(
             f"[train.{name}] starts from {init!r}, which is neither a run above it "
             f"({', '.join(above) or 'none'}), nor an emulator that ships "
             f"({', '.join(available()) or 'none'}), nor a folder"
+        )
+    if "init" in run and (extra := [k for k in BROUGHT if k in run]):
+        raise ValueError(
+            f"[train.{name}] starts from {run['init']!r}, which brings its own "
+            f"{', '.join(extra)}: leave that out"
         )
     options = _table(run.get("options", {}), f"options of [train.{name}]")
     _check_keys(options, options_of(kind), f"key in options of [train.{name}]")

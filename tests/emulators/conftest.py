@@ -117,6 +117,12 @@ def short(small: dict[str, int]) -> dict[str, Any]:
             "checkpoint_every": 5, "options": small, "progress": False}
 
 
+@pytest.fixture
+def further(short: dict[str, Any]) -> dict[str, Any]:
+    """The same for a run with `init`, which brings the network."""
+    return {n: v for n, v in short.items() if n != "options"}
+
+
 def _same(one: Emulator, other: Emulator) -> bool:
     a, b = one.network.state_dict(), other.network.state_dict()
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)

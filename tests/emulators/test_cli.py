@@ -101,6 +101,20 @@ def test_a_setting_of_another_kind_is_one_line_that_names_it(
     assert word.split("=")[1] in result.stderr
 
 
+@pytest.mark.parametrize(("words", "sentence"), [
+    (["--set", "grid=x"], "unknown setting 'grid'"),
+    (["--set", "network=mlp"], "unknown setting 'network'"),
+    (["--device", "cuda:77"], "device 'cuda:77' cannot be used here"),
+])
+def test_what_a_training_does_not_know_is_one_line(
+    grid_path: Path, tmp_path: Path, words: list[str], sentence: str
+) -> None:
+    result = run("train", grid_path, "-o", tmp_path / "run", *SMALL, *words)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith(f"Error: {sentence}")
+    assert result.stderr.count("\n") == 1
+
+
 def test_tensorboard_that_is_missing_is_one_line(
     grid_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

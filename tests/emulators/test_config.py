@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,27 @@ def test_the_paper_is_written_down(tmp_path: Path) -> None:
     assert runs["base"]["grid"] == "pretrain"
     assert (runs["full"]["grid"], runs["full"]["init"]) == ("target", "base")
     assert (runs["lora"]["init"], runs["lora"]["mode"]) == ("base", "lora")
+
+
+def test_what_ships_was_trained_as_its_recipe_says(tmp_path: Path) -> None:
+    for name, recipe in settings_of("two-cores.toml", tmp_path).items():
+        given = load(name).provenance["recipe"]
+        assert {**asdict(recipe), "betas": list(recipe.betas)} == given, name
+
+
+def test_a_recipe_that_ships_is_found_by_its_name(tmp_path: Path) -> None:
+    for file in ("mgb-pretrain.h5", "mgb-target.h5", "mgb-fgk.h5"):
+        (tmp_path / file).touch()
+    assert list(Config.read("two-cores.toml", grids=tmp_path).runs) == ["mgb-base", "mgb-fgk"]
+    with pytest.raises(FileNotFoundError, match=r"'none\.toml'; those that ship: paper\.toml, "
+                                                r"two-cores\.toml"):
+        Config.read("none.toml")
+
+
+def test_defaults_that_init_brings_are_left_to_it(edited: Callable[..., Config]) -> None:
+    config = edited("steps = 12", 'steps = 12\nnetwork = "transformer"\noptions = { dim = 8 }')
+    assert config.runs["base"]["network"] == "transformer"
+    assert not {"network", "options"} & set(config.runs["tuned"])
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -212,6 +234,12 @@ def test_grids_may_lie_elsewhere(two: Path, tmp_path: Path) -> None:
     ('options = {', 'init = "tuned"\noptions = {', r"\[train\.base\] starts from 'tuned', which is "
                                                    r"neither a run above it"),
     ("[grids]", "[grids", r"'.*two\.toml' is not TOML: "),
+    ("dim = 16", "dims = 16", r"unknown key in options of \[train\.base\] 'dims' \(did you mean "
+                              r"dim\?\); valid: dim, layers"),
+    ("steps = 7", "options = { dim = 8 }", r"\[train\.tuned\] starts from 'base', which brings "
+                                           r"its own options: leave that out"),
+    ('init = "base"', "init = 3", r"init of \[train\.tuned\] must be a word, got 3"),
+    ('scale = ["narrow", "wide"]', 'scale = "wide"', r"scale of \[train\.base\] must be a list"),
 ])
 def test_a_file_that_cannot_be_meant_is_refused(
     edited: Callable[..., Config], old: str, new: str, sentence: str

@@ -184,10 +184,10 @@ def state(emulator: Emulator) -> dict[str, Tensor]:
 
 
 def test_training_leaves_the_base_as_it_was(
-    grid: Grid, base: Emulator, tmp_path: Path, short: Settings
+    grid: Grid, base: Emulator, tmp_path: Path, further: Settings
 ) -> None:
     before = state(base)
-    tuned = train(grid, init=base, mode="lora", out=tmp_path / "run", **short,
+    tuned = train(grid, init=base, mode="lora", out=tmp_path / "run", **further,
                   lora={"rank": 2, "targets": ["query", "up"], "unfreeze": ["head.2.bias"]})
     assert all(torch.equal(t, before[n]) for n, t in state(base).items())
     moved = {n for n, t in state(tuned).items() if not torch.equal(t, before[n])}
@@ -204,10 +204,10 @@ def test_training_leaves_the_base_as_it_was(
 
 
 def test_what_is_learnt_has_the_rank_that_was_asked_for(
-    grid: Grid, base: Emulator, short: Settings
+    grid: Grid, base: Emulator, further: Settings
 ) -> None:
     before = state(base)
-    tuned = train(grid, init=base, mode="lora", lora=Lora(rank=2), **short)
+    tuned = train(grid, init=base, mode="lora", lora=Lora(rank=2), **further)
     for name in ("blocks.0.query.weight", "blocks.1.down.weight"):
         update = (state(tuned)[name] - before[name]).double()
         sizes = torch.linalg.svdvals(update)
@@ -220,9 +220,9 @@ def test_what_is_learnt_has_the_rank_that_was_asked_for(
     {"precision": "bf16", "optimiser": "adamw"},
 ], ids=["plain", "ema", "dropout and unfreeze", "bf16"])
 def test_adapters_on_their_base_are_the_emulator_that_was_returned(
-    grid: Grid, base: Emulator, tmp_path: Path, short: Settings, settings: Settings, same: Same
+    grid: Grid, base: Emulator, tmp_path: Path, further: Settings, settings: Settings, same: Same
 ) -> None:
-    tuned = train(grid, init=base, mode="lora", out=tmp_path / "run", **short, **settings)
+    tuned = train(grid, init=base, mode="lora", out=tmp_path / "run", **further, **settings)
     assert not same(tuned, base)
     adapted = load(tmp_path / "run" / "adapter", base=tmp_path / "base")
     assert same(adapted, tuned)
@@ -240,17 +240,18 @@ def _other_labels(path: Path) -> Path:
     """Reverse the labels of a grid and call magnesium calcium."""
     with h5py.File(path, "r+") as file:
         file["labels"][:] = file["labels"][:][:, ::-1]
-        file["labels"].attrs["names"] = ["ca_h", "fe_h", "logg", "teff"]
+        file["labels"].attrs.update(names=["ca_h", "fe_h", "logg", "teff"],
+                                    units=["dex", "dex", "dex", "K"])
         del file["domain"]
     return path
 
 
 def test_adapters_bring_what_takes_in_other_labels(
-    base: Emulator, tmp_path: Path, short: Settings, same: Same,
+    base: Emulator, tmp_path: Path, further: Settings, same: Same,
     write_grid: Callable[..., Path],
 ) -> None:
     grid = Grid(_other_labels(write_grid()))
-    tuned = train(grid, init=base, mode="lora", out=tmp_path / "run", **short)
+    tuned = train(grid, init=base, mode="lora", out=tmp_path / "run", **further)
     adapted = load(tmp_path / "run" / "adapter", base=base)
     assert same(adapted, tuned)
     assert adapted.labels.names == ("ca_h", "fe_h", "logg", "teff")
@@ -258,23 +259,23 @@ def test_adapters_bring_what_takes_in_other_labels(
 
 
 def test_adapters_go_on_no_other_base(
-    grid: Grid, base: Emulator, tmp_path: Path, short: Settings
+    grid: Grid, base: Emulator, tmp_path: Path, further: Settings
 ) -> None:
-    train(grid, init=base, mode="lora", out=tmp_path / "run", **short)
+    train(grid, init=base, mode="lora", out=tmp_path / "run", **further)
     with torch.no_grad():
         next(base.network.parameters()).add_(1e-3)
     other = load(base.save(tmp_path / "other"))
     wanted = load(tmp_path / "base").sha256[:12]
-    with pytest.raises(ValueError, match=f"adapts 'small@{wanted}', but the base given is "
-                                         f"'small@{other.sha256[:12]}'"):
+    with pytest.raises(ValueError, match=f"adapts 'small@{wanted}', not "
+                                         f"'small@{other.sha256[:12]}': say where"):
         load(tmp_path / "run" / "adapter", base=other)
 
 
 def test_a_base_that_ships_need_not_be_given(
-    grid: Grid, base: Emulator, tmp_path: Path, short: Settings, same: Same,
+    grid: Grid, base: Emulator, tmp_path: Path, further: Settings, same: Same,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    tuned = train(grid, init=base, mode="lora", out=tmp_path / "run", **short)
+    tuned = train(grid, init=base, mode="lora", out=tmp_path / "run", **further)
     with pytest.raises(ValueError, match=f"adapts '{base.identity}', which does not ship: say "
                                          f"where it is with base="):
         load(tmp_path / "run" / "adapter")
@@ -284,9 +285,9 @@ def test_a_base_that_ships_need_not_be_given(
 
 
 def test_adapters_are_a_small_file_of_rank_times_width_numbers(
-    grid: Grid, tmp_path: Path, short: Settings
+    grid: Grid, tmp_path: Path, further: Settings
 ) -> None:
-    settings = {**short, "steps": 1, "batch": 2, "pixels": 8, "options": {}}
+    settings = {**further, "steps": 1, "batch": 2, "pixels": 8, "options": {}}
     train(grid, out=tmp_path / "base", **settings)
     train(grid, init=tmp_path / "base" / "best", mode="lora", lora={"rank": 4},
           out=tmp_path / "run", **settings)
@@ -310,31 +311,31 @@ def test_adapters_are_a_small_file_of_rank_times_width_numbers(
      r"no linear layer matches 'queries'; there are: .*blocks\.0\.query"),
 ])
 def test_what_cannot_be_adapted_is_refused(
-    grid: Grid, emulator: Emulator, tmp_path: Path, short: Settings, settings: Settings,
+    grid: Grid, emulator: Emulator, tmp_path: Path, further: Settings, settings: Settings,
     sentence: str,
 ) -> None:
     emulator.save(tmp_path / "base")
     if "init" in settings:
         settings = {**settings, "init": tmp_path / "base"}
     with pytest.raises(ValueError, match=sentence):
-        train(grid, **settings, **short)
+        train(grid, **settings, **further)
 
 
 def test_one_target_may_be_given_as_a_word(grid: Grid, emulator: Emulator, tmp_path: Path,
-                                           short: Settings) -> None:
+                                           further: Settings) -> None:
     base = load(emulator.save(tmp_path / "base"))
     tuned = train(grid, init=base, mode="lora", lora={"targets": "up", "unfreeze": "head.2.bias"},
-                  **short)
+                  **further)
     before = state(base)
     assert {n for n, t in state(tuned).items() if not torch.equal(t, before[n])} == {
         "blocks.0.up.weight", "blocks.1.up.weight", "head.2.bias"}
 
 
 @pytest.fixture
-def folder(grid: Grid, emulator: Emulator, tmp_path: Path, short: Settings) -> Path:
+def folder(grid: Grid, emulator: Emulator, tmp_path: Path, further: Settings) -> Path:
     """Adapters of the emulator in ``base``."""
     base = emulator.save(tmp_path / "base")
-    train(grid, init=base, mode="lora", out=tmp_path / "run", **{**short, "steps": 1})
+    train(grid, init=base, mode="lora", out=tmp_path / "run", **{**further, "steps": 1})
     return tmp_path / "run" / "adapter"
 
 

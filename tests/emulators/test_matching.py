@@ -217,7 +217,7 @@ def test_fine_tuning_learns_the_new_label(
 
     with caplog.at_level(logging.INFO, logger="emulators"):
         tuned = train(grid, init=tmp_path / "base", mode=mode, steps=150, batch=16, pixels=64,
-                      warmup=20, options=small, validate_every=150, progress=False,
+                      warmup=20, validate_every=150, progress=False,
                       out=tmp_path / "run")
     told = "3 labels matched by name; new, without effect at first: mg_h"
     assert load(tmp_path / "run" / "best").provenance["init"]["labels"] == told
@@ -225,6 +225,67 @@ def test_fine_tuning_learns_the_new_label(
     poor, rich = (tuned({"teff": 5000.0, "logg": 4.0, "fe_h": -0.5, "mg_h": x}, grid.wavelength)
                   for x in (-0.8, -0.2))
     assert (poor - rich).abs().max() > 0.02
+
+
+def test_fine_tuning_learns_a_label_that_never_varied_in_pretraining(
+    grid: Grid, small: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    # the paper's own workflow: pretraining at one temperature
+    torch.manual_seed(1)
+    names = grid.label_set.names
+    ranges = {n: (a, b) for n, a, b in zip(names, grid.label_set.low, grid.label_set.high,
+                                           strict=True)}
+    ranges["teff"] = (5000.0, 5000.0)
+    network = build("transformer", 4, torch.as_tensor(grid.wavelength), **small)
+    box = Domain.box(*np.transpose(list(ranges.values())))
+    base = Emulator(network, label_set(ranges), box, grid.wavelength, "air", name="one-teff")
+    with caplog.at_level(logging.WARNING, logger="emulators"):
+        tuned = train(grid, init=base, steps=300, batch=16, pixels=64, warmup=20,
+                      validate_every=300, progress=False)
+    assert "init 'one-teff': 3 labels matched by name; new, without effect at first: teff" in (
+        caplog.messages)
+    cool, hot = (tuned({"teff": t, "logg": 4.0, "fe_h": -0.3, "mg_h": -0.3}, grid.wavelength)
+                 for t in (4700.0, 6300.0))
+    assert (cool - hot).abs().max() > 0.02
+
+
+def test_ratios_to_iron_are_added_to_iron(
+    base: Emulator, grid_of: Callable[..., Grid]
+) -> None:
+    ranges = {**OLD, "mg_fe": (-0.3, 0.5), "ca_fe": (-0.2, 0.4)}
+    grid = grid_of({n: v for n, v in ranges.items() if n not in ("mg_h", "ca_h")})
+    assert match(base.labels, grid.label_set).ratios == ("mg_fe", "ca_fe")
+    values = stars(grid)
+    full = {n: v for n, v in values.items() if n not in ("mg_fe", "ca_fe")}
+    full |= {f"{x}_h": values["fe_h"] + values[f"{x}_fe"] for x in ("mg", "ca")}
+    close(started(base, grid)(values, grid.wavelength), base(full, grid.wavelength))
+
+
+def test_labels_in_other_units_are_refused(
+    base: Emulator, grid_of: Callable[..., Grid]
+) -> None:
+    grid = grid_of({**OLD, "teff": (4.0, 7.0)})
+    grid.close()
+    with h5py.File(grid.path, "r+") as file:
+        units = [UNITS.get(n, "dex") for n in OLD]
+        file["labels"].attrs["units"] = ["kK", *units[1:]]
+    with pytest.raises(ValueError, match=r"other units than init: teff in kK \(K in init\)"):
+        started_from(base, Grid(grid.path))
+
+
+def test_it_warns_of_labels_and_wavelengths_far_from_all_it_has_seen(
+    base: Emulator, grid_of: Callable[..., Grid], caplog: pytest.LogCaptureFixture
+) -> None:
+    grid = grid_of({**OLD, "logg": (1.0, 15.0)})
+    started_from(base, grid)
+    far, = (m for m in caplog.messages if "reach far" in m)
+    assert far.endswith("logg (6.0)")
+    grid.close()
+    if not base.network.all_pixels:
+        with h5py.File(grid.path, "r+") as file:
+            file["wavelength"][:] *= 1.5
+        started_from(base, Grid(grid.path))
+        assert any("all that init 'base' has seen" in m for m in caplog.messages)
 
 
 def test_a_grid_of_other_labels_altogether_is_refused(

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
 
 from emulators import Emulator, Grid, card, evaluate, load, measure_errors
 from emulators.metrics import emulate
-from emulators.model_card import differences, roughness
+from emulators.model_card import differences, mean_derivatives, roughness
 
 
 @pytest.fixture
@@ -46,6 +48,39 @@ def test_differences_of_a_perfect_emulator_have_slope_one(grid: Grid) -> None:
     halved = differences(grid, rows, 0.5 * true, true)
     assert halved["slope"] == pytest.approx(0.5)
     assert halved["relative"] == pytest.approx(0.5)
+
+
+def test_a_label_heard_at_half_its_strength_has_slope_one_half(grid: Grid) -> None:
+    rows = grid.rows("validation")
+    true = grid.flux(rows).astype(float)
+    perfect = mean_derivatives(grid, rows, true, true)
+    assert all((m["relative"], m["slope"]) == (0.0, 1.0) for m in perfect.values())
+    assert set(perfect) == {"teff", "logg", "fe_h", "mg_fe"}
+    # per pixel, half of what a regression says that the temperature does is taken away
+    scaled = grid.label_set.scale(grid.labels)
+    scaled[:, 3] -= scaled[:, 2]
+    train = grid.rows("train")
+    design = np.column_stack([scaled[train], np.ones(len(train))])
+    slopes = np.linalg.lstsq(design, grid.flux(train).astype(float), rcond=None)[0]
+    emulated = true - 0.5 * scaled[rows][:, [0]] * slopes[0]
+    heard = mean_derivatives(grid, rows, emulated, true)
+    assert heard["teff"]["slope"] == pytest.approx(0.5, abs=1e-3)
+    assert heard["teff"]["relative"] == pytest.approx(0.5, abs=1e-3)
+    assert heard["mg_fe"]["relative"] < 1e-3
+
+
+def test_a_grid_of_a_few_steps_in_a_label_has_a_card(
+    emulator: Emulator, write_grid: Callable[..., Path]
+) -> None:
+    path = write_grid()
+    with h5py.File(path, "r+") as file:
+        labels = file["labels"][:]
+        labels[:, 1] = np.where(np.arange(len(labels)) % 3 == 0, 4.0, 2.0)
+        file["labels"][:] = labels
+    grid = Grid(path)
+    bins = card(emulator, grid)["bins"]["logg"]
+    assert sum(row["n"] for row in bins) == len(grid.rows("validation"))
+    assert all(row["n"] > 0 for row in bins)
 
 
 def test_a_ripple_along_a_label_is_found(emulator: Emulator, grid: Grid) -> None:

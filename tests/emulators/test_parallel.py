@@ -132,6 +132,30 @@ network = "cannon"
         assert state["step"] == 20
 
 
+CHAINED = """
+import sys
+import emulators
+
+grid, out = sys.argv[1:]
+how = {"steps": 4, "batch": 4, "pixels": 20, "progress": False}
+small = {"dim": 8, "heads": 2, "layers": 1}
+base = emulators.train(grid, out=f"{out}/base", options=small, **how)
+tuned = emulators.train(grid, out=f"{out}/tuned", init=base, mode="lora", **how)
+print(base.sha256 + " " + tuned.provenance["init"]["sha256"])
+"""
+
+
+def test_what_one_training_returns_the_next_can_start_from(
+    launch: Launch, write_grid: Callable[..., Path], tmp_path: Path
+) -> None:
+    script = tmp_path / "chained.py"
+    script.write_text(CHAINED)
+    answer = launch(script, write_grid("small.h5"), tmp_path)
+    assert answer.returncode == 0, answer.stderr
+    sha = load(tmp_path / "base" / "best").sha256
+    assert answer.stdout.split() == [sha] * 4
+
+
 DEADLY = """
 import os, signal
 import torch

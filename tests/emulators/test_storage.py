@@ -24,10 +24,33 @@ def test_card_and_errors_travel_with_the_emulator(
     assert torch.equal(flux, emulator.freeze()(torch.as_tensor(grid.labels), grid.wavelength))
 
 
-def test_a_hash_covers_the_errors_too(emulator: Emulator, grid: Grid, tmp_path: Path) -> None:
-    plain = load(emulator.save(tmp_path / "plain")).sha256
+def test_measuring_errors_leaves_the_identity_of_the_weights(
+    emulator: Emulator, grid: Grid, tmp_path: Path
+) -> None:
+    plain = load(emulator.save(tmp_path / "plain"))
     emulator.errors = measure_errors(emulator, grid)
-    assert load(emulator.save(tmp_path / "measured")).sha256 != plain
+    assert load(emulator.save(tmp_path / "measured")).sha256 == plain.sha256
+    # without them again, nothing of them is left
+    plain.save(tmp_path / "measured")
+    assert load(tmp_path / "measured").errors is None
+    assert not list((tmp_path / "measured").glob("errors-*"))
+
+
+def test_errors_with_a_changed_byte_are_refused(
+    emulator: Emulator, grid: Grid, tmp_path: Path
+) -> None:
+    emulator.errors = measure_errors(emulator, grid)
+    file, = emulator.save(tmp_path).glob("errors-*")
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"errors-.* is damaged"):
+        load(tmp_path)
+
+
+def test_what_ships_descends_from_what_ships() -> None:
+    tuned, base = load("mgb-fgk"), load("mgb-base")
+    assert tuned.provenance["init"]["sha256"] == base.sha256
 
 
 def test_saving_again_leaves_one_file_of_weights(emulator: Emulator, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from emulators import Emulator, Grid, LabelSet, Recipe, evaluate, load, train
+from emulators import Emulator, Grid, LabelSet, Recipe, evaluate, load, measure_errors, train
 from emulators.batches import Batch
 from emulators.objective import Objective
 
@@ -114,11 +114,11 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(
     ("adapter", 2),  # the second best is kept, its adapters are not
 ])
 def test_a_killed_run_of_every_feature_is_gone_on_with_bit_for_bit(
-    grid_path: Path, tmp_path: Path, short: Settings, where: str, count: int, same: Same,
-    log_of: Log,
+    grid_path: Path, tmp_path: Path, short: Settings, further: Settings, where: str, count: int,
+    same: Same, log_of: Log,
 ) -> None:
     base = train(grid_path, out=tmp_path / "base", **short)
-    settings = {**short, **EVERYTHING, "init": str(tmp_path / "base" / "best")}
+    settings = {**further, **EVERYTHING, "init": str(tmp_path / "base" / "best")}
     assert killed(grid_path, tmp_path / "killed", where, count, settings) == -signal.SIGKILL
     resumed = train(grid_path, out=tmp_path / "killed", resume=True, **settings)
     straight = train(grid_path, out=tmp_path / "straight", **settings)
@@ -168,7 +168,8 @@ def test_a_full_disk_leaves_the_checkpoint_before_whole(
     sentence = answer.stderr.splitlines()[-1]
     assert sentence.startswith("Error: no checkpoint of step 10 could be written: ")
     assert "File too large" in sentence
-    assert sentence.endswith("the one in 'last-0.safetensors' is whole; make room and resume")
+    assert sentence.endswith(
+        "the checkpoint in 'last-0.safetensors' is whole; make room and resume")
     assert json.loads((tmp_path / "full" / "last.json").read_text())["step"] == 5
     assert not [p for p in (tmp_path / "full").rglob("*") if p.name.startswith(".")]
     resumed = train(grid_path, out=tmp_path / "full", resume=True, **short)
@@ -187,13 +188,99 @@ def test_a_finished_run_resumed_is_the_same_emulator(
     assert again.sha256 == first.sha256
 
 
+def test_what_was_measured_of_a_finished_run_stays_with_it(
+    grid: Grid, tmp_path: Path, short: Settings
+) -> None:
+    emulator = train(grid, out=tmp_path, **short)
+    emulator.card, emulator.errors = {"n_spectra": 12}, measure_errors(emulator, grid)
+    emulator.save(tmp_path / "best")
+    again = train(grid, out=tmp_path, resume=True, **short)
+    for one in (again, load(tmp_path / "best")):
+        assert one.card == {"n_spectra": 12}
+        assert one.errors is not None
+        assert torch.equal(one.errors.errors, load(tmp_path / "best").errors.errors)
+        assert one.sha256 == emulator.sha256
+
+
+def test_a_better_state_does_not_inherit_the_errors_of_the_one_before(
+    grid: Grid, tmp_path: Path, short: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("emulators.training._step", _interrupted_at(15))
+    with pytest.raises(KeyboardInterrupt):
+        train(grid, out=tmp_path, **short)
+    monkeypatch.undo()
+    first = load(tmp_path / "best")
+    first.errors = measure_errors(first, grid)
+    first.save(tmp_path / "best")
+    again = train(grid, out=tmp_path, resume=True, **short)
+    assert again.sha256 != first.sha256
+    assert load(tmp_path / "best").errors is None
+
+
+def _interrupted_at(step: int) -> Callable[..., float]:
+    from emulators.training import _step
+
+    def take(*arguments: Any) -> float:
+        if arguments[3] == step:
+            raise KeyboardInterrupt
+        return _step(*arguments)
+    return take
+
+
+def test_a_run_whose_log_was_emptied_goes_on(
+    grid: Grid, tmp_path: Path, short: Settings, log_of: Log
+) -> None:
+    train(grid, out=tmp_path, **short)
+    (tmp_path / "log.csv").write_text("")
+    assert train(grid, out=tmp_path, resume=True, **short).metrics
+
+
+@pytest.mark.parametrize(("change", "sentence"), [
+    ({"steps": 30}, r"another recipe \(steps = 20, now 30\); resume with the same, or begin in"),
+    ({"seed": 2, "batch": 4}, r"another recipe \(batch = 8, now 4, seed = 0, now 2\)"),
+])
+def test_a_run_that_was_begun_otherwise_says_how(
+    grid: Grid, tmp_path: Path, short: Settings, change: Settings, sentence: str
+) -> None:
+    train(grid, out=tmp_path, **short)
+    with pytest.raises(ValueError, match=sentence):
+        train(grid, out=tmp_path, resume=True, **{**short, **change})
+
+
+@pytest.mark.parametrize("given", [
+    {"network": "mlp"}, {"options": {"dim": 8}}, {"network": "cnn", "options": {"nonsense": 3}},
+])
+def test_what_init_brings_cannot_be_given_too(
+    grid: Grid, emulator: Emulator, further: Settings, given: Settings
+) -> None:
+    words = ", ".join(given)
+    with pytest.raises(ValueError, match=f"init 'small' brings its own {words}: leave out"):
+        train(grid, init=emulator, **further, **given)
+
+
+def test_a_device_that_is_not_there_is_named(grid: Grid, short: Settings) -> None:
+    with pytest.raises(ValueError, match="device 'cuda:77' cannot be used here"):
+        train(grid, device="cuda:77", **short)
+
+
+@pytest.mark.parametrize(("setting", "sentence"), [
+    ({"clip": 0.0}, "clip must be positive, got 0.0"),
+    ({"seed": -1}, "seed must be at least 0, got -1"),
+])
+def test_settings_that_would_train_away_from_the_data_are_refused(
+    setting: Settings, sentence: str
+) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        Recipe(**setting)
+
+
 def test_a_run_leaves_a_log_with_the_measures(
     grid: Grid, tmp_path: Path, short: Settings, log_of: Log
 ) -> None:
     emulator = train(grid, out=tmp_path, **short)
     rows = log_of(tmp_path)
-    assert list(rows[0]) == ["step", "rate", "loss", "seconds_per_step",
-                             "mse", "mae", "maxae", "mare", "qae95", "qmae95"]
+    assert list(rows[0]) == ["step", "rate", "matrix_rate", "loss", "seconds_per_step", "mse",
+                             "mae", "maxae", "mare", "qae95", "qmae95"]
     best = min(rows, key=lambda row: float(row["mse"]))
     assert {k: float(best[k]) for k in emulator.metrics} == emulator.metrics
 
@@ -215,11 +302,11 @@ def test_the_best_state_is_kept_not_the_last(
 
 
 def test_the_saved_emulator_says_how_it_was_trained(
-    grid: Grid, tmp_path: Path, short: Settings
+    grid: Grid, tmp_path: Path, short: Settings, further: Settings
 ) -> None:
     train(grid, out=tmp_path / "base", **short)
     base = load(tmp_path / "base" / "best")
-    tuned = train(grid, init=base, out=tmp_path / "tuned", **short, seed=5)
+    tuned = train(grid, init=base, out=tmp_path / "tuned", **further, seed=5)
     again = load(tmp_path / "tuned" / "best")
     assert again.provenance["recipe"]["seed"] == 5
     assert again.provenance["trained_on"]["made_by"] == {"code": "twelve lines"}
@@ -227,24 +314,24 @@ def test_the_saved_emulator_says_how_it_was_trained(
     assert again.metrics == tuned.metrics == evaluate(again, grid)
 
 
-def test_fine_tuning_starts_from_init(grid: Grid, short: Settings) -> None:
+def test_fine_tuning_starts_from_init(grid: Grid, short: Settings, further: Settings) -> None:
     base = train(grid, **{**short, "steps": 60}, learning_rate=5e-3)
     before = weights(base)
     error = evaluate(base, grid)["mae"]
-    tuned = train(grid, init=base, **{**short, "steps": 1}, learning_rate=1e-12,
+    tuned = train(grid, init=base, **{**further, "steps": 1}, learning_rate=1e-12,
                   matrix_rate=1e-12)
     assert tuned.metrics["mae"] == pytest.approx(error, rel=1e-4)
-    train(grid, init=base, **short)
+    train(grid, init=base, **further)
     assert all(np.array_equal(v, before[k]) for k, v in weights(base).items())
 
 
 def test_fine_tuning_keeps_the_scale_of_init(
-    grid: Grid, write_grid: Callable[..., Path], short: Settings
+    grid: Grid, write_grid: Callable[..., Path], short: Settings, further: Settings
 ) -> None:
     other = Grid(write_grid(n_spec=20, seed=9))
     scale = LabelSet.spanning(grid.label_set, other.label_set)
     base = train(grid, labels=scale, **short)
-    assert train(other, init=base, **short).labels == base.labels == scale
+    assert train(other, init=base, **further).labels == base.labels == scale
 
 
 def test_bf16_trains_float32_weights(grid: Grid, small: dict[str, int]) -> None:

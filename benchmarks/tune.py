@@ -1,9 +1,10 @@
-"""The baselines, tuned fairly: ``python -m benchmarks.tune_baselines GRIDS``.
+"""The other families, tuned fairly: ``python -m benchmarks.tune GRIDS``.
 
-Trains The Payne's MLP, a wide and deep one and the CNN on 900 spectra of ``mgb-target.h5``
-with each of some optimisers, rates, decays and sizes, and compares them on 100 more that are
-held back: the choice of ``benchmarks.paper`` at N = 1000.  The validation spectra take no
-part.  One JSON file for all in ``benchmarks/results``; what is in it is not done again.
+Trains The Payne's MLP, a wide and deep one, the CNN and adapters of ``mgb-base`` on 900 spectra
+of ``mgb-target.h5`` with each of some optimisers, rates, decays and sizes, and compares them on
+100 more that are held back, the choice of ``benchmarks.paper`` at N = 1000.  The validation
+spectra take no part.  One JSON file for all in ``benchmarks/results``; what is in it is not
+done again.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import click
 import torch
 
 import emulators
-from benchmarks.paper import chosen, common_scale
+from benchmarks.paper import LORA, chosen, common_scale
 from emulators.metrics import evaluate
 
 RESULT = Path(__file__).parent / "results" / "tuning.json"
@@ -45,29 +46,33 @@ TRIALS: dict[str, list[dict[str, Any]]] = {
         {**ADAMW, "learning_rate": 3e-4}, {**ADAMW, "learning_rate": 1e-3},
         {**ADAMW, "learning_rate": 3e-3}, {"optimiser": "muon"},
     )],
+    "lora": [{"steps": 1_500, "precision": "bf16", "compile": True, "mode": "lora",
+              "lora": LORA, **how} for how in (
+        {"matrix_rate": 5e-3}, {"matrix_rate": 1.5e-2}, {**ADAMW, "learning_rate": 3e-3},
+    )],
 }
 
 
-def trial(grids: Path, family: str, how: dict[str, Any]) -> dict[str, Any]:
+def trial(grids: Path, base: str, family: str, how: dict[str, Any]) -> dict[str, Any]:
     """Train one and return its best error on the spectra held back."""
     grid = chosen(emulators.Grid(grids / "mgb-target.h5"), N, 0)
-    emulator = emulators.train(
-        grid, network="cnn" if family == "cnn" else "mlp", labels=common_scale(grids),
-        validate_every=250, **how,
-    )
+    start = {"init": base} if family == "lora" else {
+        "network": "cnn" if family == "cnn" else "mlp", "labels": common_scale(grids)}
+    emulator = emulators.train(grid, validate_every=250, **start, **how)
     return {"family": family, "settings": how, "held_back": evaluate(emulator, grid)}
 
 
 @click.command(help=__doc__)
 @click.argument("grids", type=click.Path(exists=True, file_okay=False, path_type=Path))
-def main(grids: Path) -> None:
+@click.option("--base", default="mgb-base", show_default=True, help="The pretrained emulator.")
+def main(grids: Path, base: str) -> None:
     """Do the trials that are missing, print them all."""
     done = json.loads(RESULT.read_text()) if RESULT.exists() else []
     for family, ways in TRIALS.items():
         for how in ways:
             if any(d["family"] == family and d["settings"] == how for d in done):
                 continue
-            done.append(trial(grids, family, how) | {"threads": torch.get_num_threads()})
+            done.append(trial(grids, base, family, how) | {"threads": torch.get_num_threads()})
             RESULT.write_text(json.dumps(done, indent=1) + "\n")
     for d in sorted(done, key=lambda d: (d["family"], d["held_back"]["mse"])):
         click.echo(f"{d['family']}: held-back MSE {d['held_back']['mse']:.2e} "

@@ -42,7 +42,10 @@ LIMITS = {
 
 
 def mlp(grids: Path, runs: Path) -> emulators.Emulator:
-    """The Payne's MLP on the same spectra, to its own best validation error."""
+    """The Payne's MLP on the same spectra, to its own best validation error.
+
+    With Muon, the better optimiser on ``mgb-target.h5``, it comes out worse here.
+    """
     return emulators.train(
         grids / GRIDS["mlp-fgk"], network="mlp", out=runs / "mlp-fgk", resume=True,
         name="mlp-fgk", steps=20_000, batch=64, optimiser="adamw", learning_rate=1e-3,

@@ -20,7 +20,7 @@ from benchmarks.paper import chosen
 RESULT = Path(__file__).parent / "results" / "fine-tune.json"
 STEPS = 1_000
 WAYS = {
-    "LoRA": {"mode": "lora", "lora": {"rank": 16}, "learning_rate": 3e-3},
+    "LoRA": {"mode": "lora", "lora": {"rank": 16}, "matrix_rate": 1.5e-2},
     "all weights": {"learning_rate": 1e-3, "matrix_rate": 5e-3},
     "MLP": {"network": "mlp", "steps": 4_000, "batch": 64},
 }

@@ -15,10 +15,11 @@ from typing import Any
 import click
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import NullLocator
 
 import emulators
 from benchmarks import any_wavelength, lora_plateau
-from benchmarks.paper import RESULTS, SHORT, SHOWN_SIZE, SIZES
+from benchmarks.paper import RESULTS, SHOWN_SIZE, SIZES
 
 DOCS = Path(__file__).parents[1] / "docs"
 #: family -> words, colour (Okabe & Ito's, for the colour-blind), marker
@@ -32,8 +33,6 @@ STYLE = {
     "transformer": ("transformer", "#E69F00", "D"),
     "lora": ("pretrained, LoRA", "#009E73", "^"),
     "full": ("pretrained, full fine-tuning", "#D55E00", "*"),
-    "transformer-short": (f"transformer, {SHORT} steps", "#E69F00", "D"),
-    "full-short": (f"pretrained, full fine-tuning, {SHORT} steps", "#D55E00", "*"),
 }
 MEASURES = {"mse": "MSE", "mae": "MAE", "maxae": "MaxAE", "mare": "MARE", "qae95": "QAE₉₅",
             "qmae95": "QMAE₉₅"}
@@ -72,8 +71,6 @@ CLAIMS: list[tuple[str, str, str, list[tuple[tuple[str, int], tuple[str, int]]]]
      [(("mlp-wide", 1000), ("transformer", 1000))]),
     ("full fine-tuning against transformer", "≥ 2", "2-3",
      [(("transformer", n), ("full", n)) for n in SIZES]),
-    (f"the same after {SHORT} steps", "", "",
-     [(("transformer-short", 1000), ("full-short", 1000))]),
     ("the same with the paper's tokens", "", "2-3",
      [(("transformer-mixed", 1000), ("full-mixed", 1000))]),
     ("the paper's transformer against MLP", "", "2-3",
@@ -118,11 +115,11 @@ def figure2(results: Results, path: Path) -> None:
         for family, (words, colour, marker) in STYLE.items():
             points = [(n, results[family, n]["metrics"][measure]) for n in SIZES
                       if (family, n) in results]
-            if points and not family.endswith("-short"):
+            if points:
                 axis.plot(*zip(*points, strict=True), color=colour, marker=marker, label=words)
         axis.set(xscale="log", yscale="log", xlabel="training spectra", ylabel=MEASURES[measure])
         axis.set_xticks(SIZES, [str(n) for n in SIZES])
-        axis.minorticks_off()
+        axis.xaxis.set_minor_locator(NullLocator())
         axis.grid(alpha=0.3)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4,
                   frameon=False)

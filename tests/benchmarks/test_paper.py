@@ -47,7 +47,7 @@ def test_every_run_of_the_experiment_is_recorded_whole() -> None:
 
 def test_all_adapted_runs_start_from_one_base() -> None:
     runs = [json.loads(p.read_text()) for p in sorted(RESULTS.glob("*.json"))]
-    bases = {r["base"] for r in runs if r["family"] in ("full", "full-short", "lora")}
+    bases = {r["base"] for r in runs if r["family"] in ("full", "lora")}
     bases |= {json.loads(p.read_text())["base"] for p in PLATEAU.glob("*.json")}
     assert len(bases) == 1
 

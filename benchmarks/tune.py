@@ -48,10 +48,12 @@ TRIALS: dict[str, list[dict[str, Any]]] = {
     "full": [{"steps": 1_500, **TRANSFORMER, **how} for how in (
         {"learning_rate": 1e-3, "matrix_rate": 5e-3},
         {"learning_rate": 4e-4, "matrix_rate": 2e-3},
+        {"learning_rate": 2e-4, "matrix_rate": 7e-4},
         {"learning_rate": 2e-3, "matrix_rate": 1e-2},
     )],
     "lora": [{"steps": 1_500, **TRANSFORMER, "mode": "lora", "lora": LORA, **how} for how in (
-        {"matrix_rate": 5e-3}, {"matrix_rate": 1.5e-2}, {**ADAMW, "learning_rate": 3e-3},
+        {"matrix_rate": 5e-3}, {"matrix_rate": 1.5e-2}, {"matrix_rate": 3e-2},
+        {**ADAMW, "learning_rate": 3e-3},
     )],
 }
 
@@ -66,11 +68,29 @@ def trial(grids: Path, base: str, family: str, how: dict[str, Any]) -> dict[str,
     return {"family": family, "settings": how, "held_back": evaluate(emulator, grid)}
 
 
+def table() -> str:
+    """Return what is done as Markdown, the best of each family first."""
+    done = json.loads(RESULT.read_text())
+    lines = ["| family | steps | optimiser | rate | of matrices | decay | size | MSE | MAE |",
+             "|" + "---|" * 9]
+    order = list(TRIALS)
+    for d in sorted(done, key=lambda d: (order.index(d["family"]), d["held_back"]["mse"])):
+        full = emulators.Recipe(**{k: v for k, v in d["settings"].items()
+                                   if k in emulators.Recipe.__dataclass_fields__})
+        size = d["settings"].get("options", {})
+        lines.append(
+            f"| {d['family']} | {full.steps} | {full.optimiser} | {full.learning_rate:g} | "
+            f"{full.matrix_rate if full.optimiser == 'muon' else ''} | {full.weight_decay:g} | "
+            f"{'{layers}×{hidden}'.format(**size) if size else ''} | "
+            f"{d['held_back']['mse']:.2e} | {d['held_back']['mae']:.4f} |")
+    return "\n".join(lines)
+
+
 @click.command(help=__doc__)
 @click.argument("grids", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--base", default="mgb-base", show_default=True, help="The pretrained emulator.")
 def main(grids: Path, base: str) -> None:
-    """Do the trials that are missing, print them all."""
+    """Do the trials that are missing, print the table."""
     done = json.loads(RESULT.read_text()) if RESULT.exists() else []
     for family, ways in TRIALS.items():
         for how in ways:
@@ -78,9 +98,7 @@ def main(grids: Path, base: str) -> None:
                 continue
             done.append(trial(grids, base, family, how) | {"threads": torch.get_num_threads()})
             RESULT.write_text(json.dumps(done, indent=1) + "\n")
-    for d in sorted(done, key=lambda d: (d["family"], d["held_back"]["mse"])):
-        click.echo(f"{d['family']}: held-back MSE {d['held_back']['mse']:.2e} "
-                   f"MAE {d['held_back']['mae']:.4f}  {d['settings']}")
+    click.echo(table())
 
 
 if __name__ == "__main__":

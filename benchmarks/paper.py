@@ -45,7 +45,7 @@ LORA = {"rank": 16, "targets": ["query", "key", "value", "output", "up", "down"]
 ADAPTING = {**TUNING, "mode": "lora", "matrix_rate": 1.5e-2}
 #: tokens made of all labels together, as in the paper
 MIXED = {"tokens": 16, "heads": 4}
-MIXED_BASE = "base-mixed"
+MIXED_BASE, MIXED_STEPS = "base-mixed", 4_000
 
 
 def settings(family: str, n: int, base: str) -> dict[str, Any]:
@@ -58,8 +58,8 @@ def settings(family: str, n: int, base: str) -> dict[str, Any]:
         "transformer": {"steps": STEPS[n], **TRANSFORMER},
         "full": {"init": base, "steps": STEPS[n], **TUNING},
         "lora": {"init": base, "lora": LORA, "steps": STEPS[n], **ADAPTING},
-        "transformer-mixed": {"steps": STEPS[n], **TRANSFORMER, "options": MIXED},
-        "full-mixed": {"init": MIXED_BASE, "steps": STEPS[n], **TUNING},
+        "transformer-mixed": {"steps": MIXED_STEPS, **TRANSFORMER, "options": MIXED},
+        "full-mixed": {"init": MIXED_BASE, "steps": MIXED_STEPS, **TUNING},
     }
     return families[family]
 
@@ -94,7 +94,7 @@ def mixed_base(grids: Path, runs: Path) -> emulators.Emulator:
     """Pretrain the transformer with tokens of all labels; `mgb-base` has one per label."""
     return emulators.train(
         grids / "mgb-pretrain.h5", out=runs / MIXED_BASE, resume=True, name=MIXED_BASE,
-        labels=common_scale(grids), options=MIXED, steps=8_000, precision="bf16", compile=True,
+        labels=common_scale(grids), options=MIXED, steps=MIXED_STEPS, **TRANSFORMER,
     )
 
 

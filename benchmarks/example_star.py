@@ -1,7 +1,7 @@
 """How far the example star's fit is from its truth, and what part is the emulator's error.
 
 ``python -m benchmarks.example_star GRID`` with the FGK reference grid; writes
-``benchmarks/results/example.json``.
+``benchmarks/results/example.json`` and the picture of the fit in ``docs/images``.
 
 Three fits of the same pixels: the example itself; a noiseless copy whose star is the grid's
 spectrum (what is off is the emulator's error and the elements that follow iron in the fit
@@ -27,6 +27,7 @@ from stellarfit.parameters import make_parameters
 from stellarfit.rotation import nodes_for
 
 RESULTS = Path(__file__).parent / "results"
+IMAGE = Path(__file__).parents[1] / "docs" / "images" / "example.png"
 SPECTRA = Path(str(resources.files("emulators.data"))) / "spectra"
 
 
@@ -44,6 +45,7 @@ def main(grid: str) -> None:
     truth = json.loads((SPECTRA / "example-truth.json").read_text())["labels"]
     emulator = emulators.load("mgb-fgk")
     fitted = stellarfit.fit(SPECTRA / "example.fits", resolution=30_000, emulator=emulator)
+    fitted.plot(IMAGE)
 
     names = list(emulator.labels.names)
     parameters = make_parameters(emulator.labels, emulator.domain,

@@ -6,8 +6,9 @@ the training spectra (10 at least) is held back from each training to choose amo
 states of one run, and was all that the settings below were tuned on.  The pretrained
 families start from a transformer trained on ``mgb-pretrain.h5`` (fixed Teff and log g).
 
-One JSON file per run in ``benchmarks/results/paper``; a run whose file is there is skipped,
-one that was killed goes on from its last checkpoint in ``--runs``.
+One JSON file per run in ``benchmarks/results/paper``; a run whose file is there is skipped (one
+that was made with other settings or another base is an error), one that was killed goes on from
+its last checkpoint in ``--runs``.
 ``python -m benchmarks.paper_figures GRIDS`` draws what they say.
 """
 
@@ -24,6 +25,7 @@ import numpy as np
 import torch
 
 import emulators
+from emulators.files import atomic_write
 from emulators.metrics import emulate
 
 RESULTS = Path(__file__).parent / "results" / "paper"
@@ -113,7 +115,7 @@ def run(grids: Path, runs: Path, base: str, family: str, n: int, seed: int) -> d
         "family": family, "n": n, "seed": seed, "grid": "mgb-target.h5",
         "metrics": emulators.evaluate(emulator, grid, split="test"),
         "held_back": emulator.metrics, "seconds": round(seconds_of(folder), 1),
-        "settings": {k: v for k, v in how.items() if k != "init"},
+        "settings": recorded(how),
         "weights": sum(p.numel() for p in emulator.network.parameters()),
         "base": emulator.provenance["init"] and emulator.provenance["init"]["sha256"],
         "threads": torch.get_num_threads(), "version": version("stellarfit"),
@@ -123,6 +125,24 @@ def run(grids: Path, runs: Path, base: str, family: str, n: int, seed: int) -> d
         emulated = emulate(emulator, grid, row)[0].astype(float).round(4)
         result["spectrum"] = {"row": int(row[0]), "emulated": emulated.tolist()}
     return result
+
+
+def recorded(how: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a run as its result holds them."""
+    return {k: v for k, v in how.items() if k != "init"}
+
+
+def done(path: Path, how: dict[str, Any], base: str) -> bool:
+    """Return whether a run's result is there; raise ClickException if it is another run's."""
+    if not path.exists():
+        return False
+    result = json.loads(path.read_text())
+    if result["settings"] != recorded(how):
+        raise click.ClickException(f"'{path}' was made with other settings: remove it to run again")
+    if how.get("init") == base and result["base"] != emulators.load(base).sha256:
+        raise click.ClickException(f"'{path}' starts from another base than '{base}': remove it "
+                                   f"to run again")
+    return True
 
 
 def seconds_of(folder: Path) -> float:
@@ -147,11 +167,11 @@ def main(
     for name in family or FAMILIES:
         for n in [int(s) for s in sizes] or FAMILIES[name]:
             path = RESULTS / f"{name}-{n}-{seed}.json"
-            if path.exists():
+            if done(path, settings(name, n, base), base):
                 continue
             result = run(grids, runs, base, name, n, seed)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(result) + "\n")
+            with atomic_write(path) as temporary:
+                temporary.write_text(json.dumps(result) + "\n")
             click.echo(f"{name} {n}: MAE {result['metrics']['mae']:.4f} "
                        f"MaxAE {result['metrics']['maxae']:.4f} in {result['seconds']:.0f} s")
 

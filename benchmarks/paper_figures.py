@@ -29,7 +29,7 @@ STYLE = {
     "mlp": ("MLP 2×300 (The Payne)", "#0072B2", "o"),
     "mlp-wide": ("MLP, wide and deep", "#56B4E9", "s"),
     "transformer-mixed": ("transformer, mixed tokens", "#F0E442", "X"),
-    "full-mixed": ("pretrained, mixed tokens", "#F0E442", "p"),
+    "full-mixed": ("pretrained, mixed tokens", "#000000", "p"),
     "transformer": ("transformer", "#E69F00", "D"),
     "lora": ("pretrained, LoRA", "#009E73", "^"),
     "full": ("pretrained, full fine-tuning", "#D55E00", "*"),
@@ -108,6 +108,14 @@ def claims(results: Results) -> str:
     return "\n".join(lines)
 
 
+def tables() -> str:
+    """Return all tables of the page."""
+    results = read()
+    return "\n\n".join((
+        "", claims(results), "## All runs", table(results), "## How far adapters get",
+        lora_plateau.table(), "## Tuning, on spectra held back", tune.table(), ""))
+
+
 def figure2(results: Results, path: Path) -> None:
     """Draw MSE, MAE and MaxAE against the number of training spectra."""
     figure, axes = plt.subplots(1, 3, figsize=(11, 3.9), layout="constrained")
@@ -135,14 +143,14 @@ def figure3(results: Results, grid: emulators.Grid, path: Path) -> None:
     x = grid.wavelength[near]
     figure, axes = plt.subplots(2, 1, figsize=(11, 5.2), sharex=True, layout="constrained",
                                 height_ratios=(3, 2))
-    axes[0].plot(x, true[near], color="black", lw=1.6, label="synthesis")
     for family in families:
         words, colour, _ = STYLE[family]
         emulated = np.array(results[family, SHOWN_SIZE]["spectrum"]["emulated"])
         axes[0].plot(x, emulated[near], color=colour, lw=0.9, label=words)
         axes[1].plot(x, (emulated - true)[near], color=colour, lw=0.9)
+    axes[0].plot(x, true[near], "k--", lw=0.7, label="synthesis")
     labels = dict(zip(grid.label_set.names, grid.labels[row], strict=True))
-    axes[0].set(ylabel="normalised flux", ylim=(-0.15, 1.05))
+    axes[0].set(ylabel="normalised flux", ylim=(0.0, 1.02))
     axes[0].set_title(f"a validation spectrum: Teff {labels['teff']:.0f} K, log g "
                       f"{labels['logg']:.2f}; emulators trained on 1000 spectra", fontsize=10)
     axes[0].legend(loc="lower right", ncols=4, fontsize=8)
@@ -160,10 +168,7 @@ def main(grids: Path) -> None:
     page = DOCS / "experiments.md"
     before, _, rest = page.read_text().partition(MARK)
     after = rest.partition(MARK)[2]
-    tables = "\n\n".join((
-        "", claims(results), "## All runs", table(results), "## How far adapters get",
-        lora_plateau.table(), "## Tuning, on spectra held back", tune.table(), ""))
-    page.write_text(before + MARK + tables + MARK + after)
+    page.write_text(before + MARK + tables() + MARK + after)
     figure2(results, DOCS / "images" / "figure2.png")
     figure3(results, emulators.Grid(grids / "mgb-target.h5"), DOCS / "images" / "figure3.png")
     click.echo(claims(results))

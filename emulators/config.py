@@ -35,11 +35,13 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from emulators.emulator import Emulator
 from emulators.grid import Grid
 from emulators.labels import LabelSet, unknown_names
 from emulators.lora import Lora
-from emulators.networks import NETWORKS, options_of
+from emulators.networks import NETWORKS, build, options_of
 from emulators.recipe import Recipe
 from emulators.storage import available, shipped_recipes
 from emulators.training import lora_of, train
@@ -201,6 +203,11 @@ def _check_run(
         )
     options = _table(run.get("options", {}), f"options of [train.{name}]")
     _check_keys(options, options_of(kind), f"key in options of [train.{name}]")
+    try:  # on no device: this takes no memory and no random numbers
+        with torch.device("meta"):
+            build(kind, 2, torch.linspace(5000.0, 5001.0, 8, device="cpu"), **options)
+    except ValueError as error:
+        raise ValueError(f"options of [train.{name}]: {error}") from error
     adapters = _table(run.get("lora", {}), f"lora of [train.{name}]")
     _check_keys(adapters, [f.name for f in fields(Lora)], f"key in lora of [train.{name}]")
     try:

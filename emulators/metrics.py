@@ -144,7 +144,7 @@ def evaluate(
     grid = grid if isinstance(grid, Grid) else Grid(grid)
     rows = grid.rows(split)
     if len(rows) == 0:
-        raise ValueError(f"{grid!r} has no {split} spectra")
+        raise ValueError(f"{grid!r} has no {split} spectra: choose others with split= (--split)")
     if grid.medium != emulator.medium:
         raise ValueError(f"{grid!r} is not in {emulator.medium}, as '{emulator.name}' is")
     low, high = emulator.wavelength_range

@@ -68,9 +68,11 @@ def measure_errors(emulator: Emulator, grid: Grid, *, split: str = "validation")
     Raises
     ------
     ValueError
-        When a flux of the split is not finite.
+        When the split has no spectra, or a flux of it is not finite.
     """
     rows = grid.rows(split)
+    if len(rows) == 0:
+        raise ValueError(f"{grid!r} has no {split} spectra: choose others with split=")
     error = emulate(emulator, grid, rows) - grid.flux(rows)
     if not np.isfinite(error).all():
         raise ValueError(f"an error model needs spectra without gaps; some of {grid!r} are not")

@@ -33,7 +33,7 @@ class Recipe:
     matrix_rate : float
         The same for the matrices that Muon updates.
     warmup : int
-        Steps of warm-up.
+        Steps of warm-up, at most half of all.
     weight_decay : float
     betas : (float, float)
         Of AdamW.
@@ -118,7 +118,8 @@ class Recipe:
 
     def schedule(self, step: int) -> float:
         """Return the learning rates of a step, counted from 0, as a fraction of their peaks."""
-        if step < self.warmup:
-            return (step + 1) / self.warmup
-        progress = (step - self.warmup) / max(1, self.steps - self.warmup)
+        warmup = min(self.warmup, self.steps // 2)
+        if step < warmup:
+            return (step + 1) / warmup
+        progress = (step - warmup) / max(1, self.steps - warmup)
         return 0.5 * (1.0 + math.cos(math.pi * progress))

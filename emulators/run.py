@@ -68,13 +68,18 @@ class Run:
         self.last = ""
         self._board: Any = None
 
-    def begin(self) -> int:
-        """Start a new run; refuse a folder that holds another."""
+    def begin(self, *, over: bool = False) -> int:
+        """Start a new run; refuse a folder that holds another, unless it is to be written over."""
         if self.folder is not None:
             if (self.folder / "last.json").exists():
                 raise ValueError(
                     f"'{self.folder}' holds a run already: pass resume=True (--resume) to go on "
                     f"with it, or another folder"
+                )
+            if (self.folder / "best").exists() and not over:
+                raise ValueError(
+                    f"'{self.folder / 'best'}' holds an emulator, but there is no checkpoint to go "
+                    f"on from: pass resume=True (--resume) to write over it, or another folder"
                 )
             self.folder.mkdir(parents=True, exist_ok=True)
             if self.writes:  # of a run that ended before its first checkpoint
@@ -85,7 +90,7 @@ class Run:
         """Take up the run in the folder, if there is one; return the step to go on from."""
         if self.folder is None or not (self.folder / "last.json").exists():
             logger.warning("no checkpoint in '%s' to resume from: beginning", self.folder)
-            return self.begin()
+            return self.begin(over=True)
         state = json.loads((self.folder / "last.json").read_text())
         for what, value in self._identity().items():
             if (before := state["identity"].get(what)) != value:
@@ -306,7 +311,7 @@ class Run:
             "choice of spectra and pixels": chosen,
             "init": init.get("sha256"), "labels": emulator.labels.to_dict(),
             "network": emulator.network.config,
-            "adapters": None if self.adapters is None else asdict(self.adapters),
+            "set of adapters": None if self.adapters is None else asdict(self.adapters),
         }
         return dict(json.loads(json.dumps(identity)))
 

@@ -231,7 +231,9 @@ def _loop(run: Run, start: int, group: Processes, progress: bool, tensorboard: b
                     run.record(done, watch.loss, watch.seconds_per_step, metrics)
                 bar.set_postfix(loss=f"{watch.loss:.2e}", mae=f"{metrics.get('mae', math.nan):.4f}")
                 watch = _Watch()
-            if last or done % recipe.checkpoint_every == 0:
+            # What `best` holds must never be without a checkpoint to go on from.
+            first = done >= recipe.validate_every and not run.last
+            if last or first or run.exhausted or done % recipe.checkpoint_every == 0:
                 run.checkpoint(done)
 
 

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from emulators.labels import unknown_names
 from emulators.networks.cannon import Cannon
 from emulators.networks.cnn import CNN
 from emulators.networks.mlp import MLP
@@ -65,6 +66,8 @@ def build(kind: str, n_label: int, wavelength: Tensor, **options: Any) -> nn.Mod
     """
     if kind not in NETWORKS:
         raise ValueError(f"unknown network {kind!r}; valid: {', '.join(NETWORKS)}")
+    if wrong := [name for name in options if name not in options_of(kind)]:
+        raise unknown_names(wrong, options_of(kind), what=f"option of {kind}")
     try:
         return NETWORKS[kind](n_label, wavelength, **options)
     except TypeError as error:

@@ -47,7 +47,8 @@ class FixedPixels(nn.Module):
         flux = 1.0 - (depth.float() if depth.dtype == torch.bfloat16 else depth)
         if wavelength.shape == self.wavelength.shape and torch.equal(wavelength, self.wavelength):
             return flux
-        right = torch.searchsorted(self.wavelength, wavelength).clamp(1, len(self.wavelength) - 1)
+        right = torch.searchsorted(self.wavelength, wavelength.contiguous())
+        right = right.clamp(1, len(self.wavelength) - 1)
         left = right - 1
         x0, x1 = self.wavelength[left], self.wavelength[right]
         weight = ((wavelength - x0) / (x1 - x0)).clamp(0.0, 1.0)

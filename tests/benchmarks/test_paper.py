@@ -11,7 +11,8 @@ import pytest
 
 from benchmarks.any_wavelength import interpolated
 from benchmarks.lora_plateau import RESULTS as PLATEAU
-from benchmarks.paper import FAMILIES, RESULTS, SIZES, TEST, chosen
+from benchmarks.paper import FAMILIES, RESULTS, SIZES, TEST, chosen, recorded, settings
+from benchmarks.paper_figures import DOCS, MARK, tables
 from emulators import Grid
 
 
@@ -41,6 +42,7 @@ def test_every_run_of_the_experiment_is_recorded_whole() -> None:
             assert (result["family"], result["n"]) == (family, n)
             assert set(result["metrics"]) == {"mse", "mae", "maxae", "mare", "qae95", "qmae95"}
             assert all(np.isfinite(v) and v > 0 for v in result["metrics"].values())
+            assert result["settings"] == recorded(settings(family, n, "mgb-base"))
             assert result["seconds"] > 0
             assert result["version"]
 
@@ -50,6 +52,10 @@ def test_all_adapted_runs_start_from_one_base() -> None:
     bases = {r["base"] for r in runs if r["family"] in ("full", "lora")}
     bases |= {json.loads(p.read_text())["base"] for p in PLATEAU.glob("*.json")}
     assert len(bases) == 1
+
+
+def test_the_page_shows_what_the_results_say() -> None:
+    assert (DOCS / "experiments.md").read_text().split(MARK)[1] == tables()
 
 
 def test_interpolation_of_what_the_pixels_resolve_is_exact() -> None:

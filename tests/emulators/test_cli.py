@@ -104,6 +104,7 @@ def test_a_setting_of_another_kind_is_one_line_that_names_it(
 @pytest.mark.parametrize(("words", "sentence"), [
     (["--set", "grid=x"], "unknown setting 'grid'"),
     (["--set", "network=mlp"], "unknown setting 'network'"),
+    (["--option", "dm=3"], "unknown option of transformer 'dm' (did you mean dim?); valid: dim, "),
     (["--device", "cuda:77"], "device 'cuda:77' cannot be used here"),
 ])
 def test_what_a_training_does_not_know_is_one_line(
@@ -193,7 +194,7 @@ def test_a_bad_grid_or_emulator_is_one_line_and_exit_code_1(
         (["evaluate", "nope", grid_path], "no emulator 'nope'"),
         (["evaluate", folder, tmp_path / "absent.h5"], "no grid at"),
         (["evaluate", folder, tmp_path / "text.h5"], "is not an HDF5 file"),
-        (["train", grid_path, "-o", tmp_path / "r", "--option", "width=3"], "unexpected keyword"),
+        (["train", grid_path, "-o", tmp_path / "r", "--option", "width=3"], "unknown option"),
         (["train", grid_path, "-o", tmp_path / "r", "--set", "step=3"], "did you mean steps?"),
         (["train", grid_path, "-o", tmp_path / "r", "--mode", "lora"], "say which with init="),
         (["train", grid_path, "-o", tmp_path / "r", "--init", folder, "--mode", "lora",

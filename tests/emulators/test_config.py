@@ -236,6 +236,8 @@ def test_grids_may_lie_elsewhere(two: Path, tmp_path: Path) -> None:
     ("[grids]", "[grids", r"'.*two\.toml' is not TOML: "),
     ("dim = 16", "dims = 16", r"unknown key in options of \[train\.base\] 'dims' \(did you mean "
                               r"dim\?\); valid: dim, layers"),
+    ("heads = 2", "heads = 3", r"options of \[train\.base\]: dim must be a multiple of heads, got "
+                               r"16 and 3"),
     ("steps = 7", "options = { dim = 8 }", r"\[train\.tuned\] starts from 'base', which brings "
                                            r"its own options: leave that out"),
     ('init = "base"', "init = 3", r"init of \[train\.tuned\] must be a word, got 3"),

@@ -96,6 +96,11 @@ def test_a_ripple_along_a_label_is_found(emulator: Emulator, grid: Grid) -> None
     assert smooth < 0.003 < found < 0.02
 
 
+def test_errors_are_not_measured_on_nothing(emulator: Emulator, grid: Grid) -> None:
+    with pytest.raises(ValueError, match="has no test spectra: choose others with split="):
+        measure_errors(emulator, grid, split="test")
+
+
 def test_the_error_sample_is_what_the_emulator_gets_wrong(
     emulator: Emulator, grid: Grid, tmp_path: Path
 ) -> None:

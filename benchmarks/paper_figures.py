@@ -150,7 +150,7 @@ def figure3(results: Results, grid: emulators.Grid, path: Path) -> None:
         axes[1].plot(x, (emulated - true)[near], color=colour, lw=0.9)
     axes[0].plot(x, true[near], "k--", lw=0.7, label="synthesis")
     labels = dict(zip(grid.label_set.names, grid.labels[row], strict=True))
-    axes[0].set(ylabel="normalised flux", ylim=(0.0, 1.02))
+    axes[0].set(ylabel="normalised flux", ylim=(-0.12, 1.02))
     axes[0].set_title(f"a validation spectrum: Teff {labels['teff']:.0f} K, log g "
                       f"{labels['logg']:.2f}; emulators trained on 1000 spectra", fontsize=10)
     axes[0].legend(loc="lower right", ncols=4, fontsize=8)

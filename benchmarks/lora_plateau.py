@@ -20,7 +20,7 @@ from benchmarks.paper import ADAPTING, TUNING, chosen, seconds_of
 
 RESULTS = Path(__file__).parent / "results" / "lora"
 BLOCKS = ["query", "key", "value", "output", "up", "down"]
-EDGES = ["embed_wavelength", "embed_labels.0", "embed_labels.2", "head.0"]
+EDGES = ["embed_wavelength", "embed_labels.mix", "head.0"]
 VARIANTS: dict[str, dict[str, Any]] = {
     "rank 4": {"rank": 4, "targets": BLOCKS},
     "rank 16": {"rank": 16, "targets": BLOCKS},

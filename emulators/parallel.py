@@ -47,6 +47,11 @@ class Processes:
             return module.no_sync()
         return nullcontext()
 
+    def meet(self) -> None:
+        """Wait until all processes have come this far."""
+        if self.world > 1:
+            distributed.barrier()
+
     def agree(self, value: Any) -> Any:
         """Return what the first process has, in all of them."""
         if self.world == 1:

@@ -138,6 +138,7 @@ def train(
     run = Run(Path(out) if out is not None else None, emulator, recipe, grid,
               adapters=lora, writes=group.first)
     start = run.restore() if resume else run.begin()
+    group.meet()  # none writes before all have looked
     if emulator.network.closed_form:
         if start == 0:
             _solve(run)

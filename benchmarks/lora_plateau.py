@@ -22,12 +22,9 @@ RESULTS = Path(__file__).parent / "results" / "lora"
 BLOCKS = ["query", "key", "value", "output", "up", "down"]
 EDGES = ["embed_wavelength", "embed_labels.mix", "head.0"]
 VARIANTS: dict[str, dict[str, Any]] = {
-    "rank 4": {"rank": 4, "targets": BLOCKS},
     "rank 16": {"rank": 16, "targets": BLOCKS},
     "rank 64": {"rank": 64, "targets": BLOCKS},
     "rank 16, embeddings and head too": {"rank": 16, "targets": BLOCKS + EDGES},
-    "rank 16, norms and head unfrozen": {"rank": 16, "targets": BLOCKS,
-                                         "unfreeze": ["*norm*", "head.*"]},
     "rank 16, embeddings, norms and head unfrozen": {
         "rank": 16, "targets": BLOCKS, "unfreeze": ["*norm*", "head.*", "embed_*"]},
 }

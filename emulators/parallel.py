@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -86,5 +87,11 @@ def processes(device: str) -> Processes:
     # Once for all trainings: a second group would meet at the addresses that the first left.
     if not distributed.is_initialized():
         distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
-        atexit.register(distributed.destroy_process_group)
+        atexit.register(_part)
     return Processes(distributed.get_rank(), world, device)
+
+
+def _part() -> None:
+    """Leave the group, once nothing that would call it is left."""
+    gc.collect()  # the modules that shared gradients sit in cycles
+    distributed.destroy_process_group()

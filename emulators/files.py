@@ -14,6 +14,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,11 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def shipped_folder(kind: str) -> Path:
+    """Return a folder of ``data/``, such as ``emulators``, wherever it was installed."""
+    return Path(str(resources.files("emulators.data"))) / kind
 
 
 def write_json(path: str | Path, content: Any) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from emulators.files import (
     read_description,
     read_tensors,
     remove_others,
+    shipped_folder,
     write_json,
     write_tensors,
 )
@@ -161,12 +161,12 @@ def _adapted(folder: Path, state: Mapping[str, Any], source: Emulator) -> dict[s
 
 def shipped() -> Path:
     """Return the folder of the emulators that come with the package."""
-    return Path(str(resources.files("emulators.data"))) / "emulators"
+    return shipped_folder("emulators")
 
 
 def shipped_recipes() -> Path:
     """Return the folder of the recipes that come with the package."""
-    return Path(str(resources.files("emulators.data"))) / "recipes"
+    return shipped_folder("recipes")
 
 
 def available() -> list[str]:

@@ -1,0 +1,1 @@
+"""Grids of synthetic spectra from a recipe."""

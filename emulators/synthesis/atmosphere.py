@@ -1,0 +1,137 @@
+"""Model atmospheres: temperature and pressure with depth.
+
+The atmospheres that ship are fits to 17,038 models of the C3K grid (ATLAS12), small networks
+that give the logarithm of each quantity in 80 layers: Nidever 2021, atmosnet 1.0.1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from emulators.files import shipped_folder
+
+BOLTZMANN = 1.380649e-16  # erg / K
+ATOMIC_MASS = 1.66053907e-24  # g
+# Per nucleus, of the scaled solar composition for which the models were made: the density is
+# part of their structure, which other abundances leave alone.
+MEAN_MASS = 1.27 * ATOMIC_MASS
+
+
+@dataclass(frozen=True, eq=False)
+class Atmosphere:
+    """A plane-parallel model atmosphere in hydrostatic equilibrium, from the top down.
+
+    Attributes
+    ----------
+    teff : float
+        K.
+    logg : float
+        Of cm/s².
+    rhox : (n_layer,) float64
+        Mass above, g/cm².
+    temperature : (n_layer,) float64
+        K.
+    pressure : (n_layer,) float64
+        Of the gas, dyn/cm².
+    electron_density : (n_layer,) float64
+        Per cm³.
+    opacity : (n_layer,) float64
+        Rosseland mean, cm²/g.
+    """
+
+    teff: float
+    logg: float
+    rhox: NDArray[np.float64]
+    temperature: NDArray[np.float64]
+    pressure: NDArray[np.float64]
+    electron_density: NDArray[np.float64]
+    opacity: NDArray[np.float64]
+
+    @property
+    def particle_density(self) -> NDArray[np.float64]:
+        """Atoms, ions and molecules per cm³, without electrons, (n_layer,)."""
+        return self.pressure / (BOLTZMANN * self.temperature) - self.electron_density
+
+    @property
+    def density(self) -> NDArray[np.float64]:
+        """Density, g/cm³, (n_layer,)."""
+        return MEAN_MASS * self.particle_density
+
+    @property
+    def optical_depth(self) -> NDArray[np.float64]:
+        """Rosseland optical depth, (n_layer,): the integral of opacity over mass."""
+        steps = 0.5 * (self.opacity[1:] + self.opacity[:-1]) * np.diff(self.rhox)
+        return np.cumsum(np.concatenate([[self.opacity[0] * self.rhox[0]], steps]))
+
+
+class C3K:
+    """The fits to C3K models that ship: teff, logg, [M/H] and [alpha/M] to an atmosphere.
+
+    Parameters
+    ----------
+    path : path, optional
+        ``data/atmospheres/c3k.h5`` by default.
+
+    Attributes
+    ----------
+    names : tuple of str
+        ``teff`` (K), ``logg``, ``m_h``, ``alpha_m`` (dex).
+    low, high : (4,) float64
+        The corners of the box inside which it answers.
+
+    Examples
+    --------
+    >>> sun = C3K()(5772.0, 4.44)
+    >>> bool(abs(np.interp(2 / 3, sun.optical_depth, sun.temperature) - 5772) < 60)
+    True
+    """
+
+    def __init__(self, path: str | Path | None = None) -> None:
+        path = Path(path) if path is not None else shipped_folder("atmospheres") / "c3k.h5"
+        if not path.is_file():
+            raise FileNotFoundError(f"no atmospheres at '{path}'")
+        with h5py.File(path) as file:
+            self.names = tuple(str(n) for n in file.attrs["labels"])
+            self.low, self.high = (file.attrs[n].astype(float) for n in ("low", "high"))
+            self.citation = str(file.attrs["citation"])
+            self._fits = {
+                name: [(layer["weight"][:].astype(float), layer["bias"][:].astype(float))
+                       for _, layer in sorted(group.items())]
+                for name, group in file.items()
+            }
+
+    def __call__(
+        self, teff: float, logg: float, m_h: float = 0.0, alpha_m: float = 0.0
+    ) -> Atmosphere:
+        """Return the atmosphere of a star.
+
+        Raises
+        ------
+        ValueError
+            Outside the range of the models, with that range.
+        """
+        labels = np.array([teff, logg, m_h, alpha_m], dtype=float)
+        if wrong := np.flatnonzero(~((self.low <= labels) & (labels <= self.high))).tolist():
+            said = "; ".join(f"{self.names[i]} = {labels[i]:g}, but the models run from "
+                             f"{self.low[i]:g} to {self.high[i]:g}" for i in wrong)
+            raise ValueError(f"no atmosphere: {said}")
+        scaled = (labels - self.low) / (self.high - self.low) - 0.5
+        # The fits are of decimal logarithms (atmosnet's own code takes them for natural ones).
+        return Atmosphere(teff, logg, **{n: 10.0 ** _network(fit, scaled)
+                                         for n, fit in self._fits.items()})
+
+
+def _network(
+    layers: list[tuple[NDArray[np.float64], NDArray[np.float64]]], x: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the output of a network of linear layers with leaky ReLU between them."""
+    for weight, bias in layers[:-1]:
+        x = weight @ x + bias
+        x = np.where(x > 0, x, 0.01 * x)
+    weight, bias = layers[-1]
+    return np.asarray(weight @ x + bias)

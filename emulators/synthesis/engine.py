@@ -1,0 +1,178 @@
+"""The synthesis code: an atmosphere, a composition and lines to a spectrum.
+
+The one that comes with us is SME, through PySME (Piskunov & Valenti 1996, A&AS 118, 595;
+Wehrhahn, Piskunov & Ryabchikova 2023, A&A 671, A171), in LTE, plane-parallel.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emulators.synthesis.atmosphere import Atmosphere
+from emulators.synthesis.lines import ELEMENTS, LineList
+
+# Beyond the window's ends lines still reach into it.
+MARGIN = 3.0
+
+
+@dataclass(frozen=True, eq=False)
+class Synthesis:
+    """The flux of a star at the wavelengths that were asked for.
+
+    Attributes
+    ----------
+    flux : (n_pix,) float64
+        Normalised: 1 at the continuum.
+    continuum : (n_pix,) float64
+        Flux without lines, erg/s/cm²/Å at the surface.
+    """
+
+    flux: NDArray[np.float64]
+    continuum: NDArray[np.float64]
+
+
+class Engine(Protocol):
+    """A synthesis code."""
+
+    @property
+    def identity(self) -> str:
+        """Name and version."""
+
+    def __call__(
+        self, atmosphere: Atmosphere, abundances: NDArray[np.float64], vmic: float,
+        wavelength: NDArray[np.float64],
+    ) -> Synthesis:
+        """Return the flux at `wavelength`, in the medium of the lines.
+
+        Parameters
+        ----------
+        atmosphere : Atmosphere
+        abundances : (n_element,) float64
+            A(X) from hydrogen.
+        vmic : float
+            km/s.
+        wavelength : (n_pix,) float64
+            Angstrom, increasing.
+
+        Raises
+        ------
+        FloatingPointError
+            When what came out is no spectrum.
+        """
+
+
+class PySME:
+    """SME in LTE, through PySME; needs the extra ``stellarfit[synthesis]``.
+
+    Parameters
+    ----------
+    lines : LineList
+        All that may matter; those near the window are used.
+    n_mu : int
+        Annuli of equal area over the disk.
+    accuracy : float
+        Lines weaker than this, against the continuum's opacity, are left out (SME's accrt).
+
+    Raises
+    ------
+    ModuleNotFoundError
+        When PySME is not installed.
+    """
+
+    def __init__(self, lines: LineList, *, n_mu: int = 7, accuracy: float = 1e-4) -> None:
+        self.lines = lines
+        self.accuracy = accuracy
+        self.mu, self.weight = annuli(n_mu)
+        _ = self._synthesizer  # says at once if PySME is missing
+
+    @property
+    def identity(self) -> str:
+        """Name and version."""
+        return f"PySME {version('pysme-astro')} (LTE)"
+
+    @cached_property
+    def _synthesizer(self) -> Any:
+        try:
+            from pysme.synthesize import Synthesizer
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                "PySME is not installed: pip install 'stellarfit[synthesis]'") from error
+        logging.getLogger("pysme").setLevel(logging.ERROR)
+        return Synthesizer()
+
+    def _linelist(self, low: float, high: float) -> Any:
+        import pandas as pd
+        from pysme.linelist.linelist import LineList as SMELines
+
+        lines = self.lines.between(low, high)
+        table = pd.DataFrame({
+            "species": lines.species, "wlcent": lines.wavelength, "excit": lines.excitation,
+            "gflog": lines.log_gf + lines.log_fraction, "gamrad": lines.gamma_rad,
+            "gamqst": lines.gamma_stark, "gamvw": lines.gamma_vdw,
+            "atom_number": [float(ELEMENTS.index(s.split()[0]) + 1)
+                            if s.split()[0] in ELEMENTS else 0.0 for s in lines.species],
+            "ionization": [float(s.split()[1]) for s in lines.species],
+        })
+        medium = {"air": "air", "vacuum": "vac"}[lines.medium]
+        return SMELines(table, lineformat="short", medium=medium)
+
+    def __call__(
+        self, atmosphere: Atmosphere, abundances: NDArray[np.float64], vmic: float,
+        wavelength: NDArray[np.float64],
+    ) -> Synthesis:
+        """Return the flux at `wavelength`, see :class:`Engine`."""
+        from pysme.abund import Abund
+        from pysme.atmosphere.atmosphere import Atmosphere as SMEAtmosphere
+        from pysme.sme import SME_Structure
+
+        low, high = float(wavelength[0]), float(wavelength[-1])
+        sme = SME_Structure()
+        sme.teff, sme.logg, sme.vmic = atmosphere.teff, atmosphere.logg, vmic
+        sme.vmac = sme.vsini = 0.0
+        sme.abund = Abund(0.0, abundances.copy(), "H=12")
+        sme.linelist = self._linelist(low - MARGIN, high + MARGIN)
+        sme.wran = [[low, high]]
+        sme.atmo = SMEAtmosphere(
+            teff=atmosphere.teff, logg=atmosphere.logg, vturb=vmic, method="embedded",
+            geom="PP", depth="RHOX", interp="RHOX", rhox=atmosphere.rhox,
+            temp=atmosphere.temperature, xne=atmosphere.electron_density,
+            xna=atmosphere.particle_density, rho=atmosphere.density,
+        )
+        sme.mu = self.mu
+        sme.accrt = self.accuracy
+        # Intensities at our own pixels: SME's adaptive grid would be interpolated linearly,
+        # and takes several times as long where lines are sharp.
+        sme.specific_intensities_only = True
+        sme.normalize_by_continuum = False
+        sme.wint = [np.asarray(wavelength, dtype=float)]
+        self._synthesizer.synthesize_spectrum(sme)
+        # Not views: the next star would overwrite them.
+        lines, continuum = (self._disk(x) for x in (sme.sint[0], sme.cint[0]))
+        flux = lines / continuum
+        if not np.isfinite(flux).all() or not (continuum > 0).all():
+            raise FloatingPointError("the synthesis gave values that are not finite")
+        return Synthesis(flux, continuum)
+
+    def _disk(self, intensity: Any) -> NDArray[np.float64]:
+        """Return the flux of the disk from intensities, (n_mu, n_pix)."""
+        return np.asarray(np.pi * (self.weight @ np.array(intensity, dtype=float)))
+
+
+def annuli(n: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return mu and weight of annuli of equal area, mu falling.
+
+    Each is seen at the radius that halves its area; boundaries lie at the rms of neighbouring
+    radii.  The weights sum to 1.
+    """
+    mu = np.sqrt(1.0 - (np.arange(n) + 0.5) / n)
+    radius = np.sqrt(1.0 - mu**2)
+    inner = np.sqrt(0.5 * (radius[1:]**2 + radius[:-1]**2))
+    boundary = np.concatenate([[0.0], inner, [1.0]])
+    return mu, np.diff(boundary**2)

@@ -13,9 +13,6 @@ from numpy.typing import NDArray
 
 from emulators.synthesis.lines import ELEMENTS
 
-#: A(X) of the Sun by atomic number, NaN where none is known
-SOLAR_SCALES: dict[str, NDArray[np.float64]] = {}
-
 _NONE = np.nan
 # Asplund, Grevesse, Sauval & Scott 2009, ARA&A 47, 481, table 1: photospheric, meteoritic where
 # there is no line to measure.
@@ -28,9 +25,10 @@ _ASPLUND_2009 = (
     1.40, 1.38, 1.62, 0.92, 1.17, 0.90, 1.75, 0.65, _NONE, _NONE, _NONE, _NONE, _NONE, _NONE,
     0.02, _NONE, -0.54,
 )
-SOLAR_SCALES["asplund2009"] = np.array(
-    _ASPLUND_2009 + (_NONE,) * (len(ELEMENTS) - len(_ASPLUND_2009))
-)
+#: A(X) of the Sun by atomic number, NaN where none is known
+SOLAR_SCALES = {
+    "asplund2009": np.array(_ASPLUND_2009 + (_NONE,) * (len(ELEMENTS) - len(_ASPLUND_2009))),
+}
 HYDROGEN, HELIUM = 0, 1
 # So little of an element that none of its lines can be seen.
 ABSENT = -20.0

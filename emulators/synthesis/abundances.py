@@ -26,7 +26,7 @@ _ASPLUND_2009 = (
     0.02, _NONE, -0.54,
 )
 #: A(X) of the Sun by atomic number, NaN where none is known
-SOLAR_SCALES = {
+SOLAR_SCALES: dict[str, NDArray[np.float64]] = {
     "asplund2009": np.array(_ASPLUND_2009 + (_NONE,) * (len(ELEMENTS) - len(_ASPLUND_2009))),
 }
 HYDROGEN, HELIUM = 0, 1

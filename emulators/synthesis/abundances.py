@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from emulators.synthesis.lines import ELEMENTS
+from emulators.synthesis.elements import ELEMENTS
 
 _NONE = np.nan
 # Asplund, Grevesse, Sauval & Scott 2009, ARA&A 47, 481, table 1: photospheric, meteoritic where

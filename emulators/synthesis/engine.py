@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emulators.synthesis.atmosphere import Atmosphere
-from emulators.synthesis.lines import ELEMENTS, LineList
+from emulators.synthesis.elements import ELEMENTS
+from emulators.synthesis.lines import LineList
 
 # Beyond the window's ends lines still reach into it.
 MARGIN = 3.0
@@ -128,29 +129,9 @@ class PySME:
         wavelength: NDArray[np.float64],
     ) -> Synthesis:
         """Return the flux at `wavelength`, see :class:`Engine`."""
-        from pysme.abund import Abund
-        from pysme.atmosphere.atmosphere import Atmosphere as SMEAtmosphere
-        from pysme.sme import SME_Structure
-
-        low, high = float(wavelength[0]), float(wavelength[-1])
-        sme = SME_Structure()
-        sme.teff, sme.logg, sme.vmic = atmosphere.teff, atmosphere.logg, vmic
-        sme.vmac = sme.vsini = 0.0
-        sme.abund = Abund(0.0, abundances.copy(), "H=12")
-        sme.linelist = self._linelist(low - MARGIN, high + MARGIN)
-        sme.wran = [[low, high]]
-        sme.atmo = SMEAtmosphere(
-            teff=atmosphere.teff, logg=atmosphere.logg, vturb=vmic, method="embedded",
-            geom="PP", depth="RHOX", interp="RHOX", rhox=atmosphere.rhox,
-            temp=atmosphere.temperature, xne=atmosphere.electron_density,
-            xna=atmosphere.particle_density, rho=atmosphere.density,
-        )
-        sme.mu = self.mu
-        sme.accrt = self.accuracy
+        sme = self._star(atmosphere, abundances, vmic, wavelength[0], wavelength[-1])
         # Intensities at our own pixels: SME's adaptive grid would be interpolated linearly,
         # and takes several times as long where lines are sharp.
-        sme.specific_intensities_only = True
-        sme.normalize_by_continuum = False
         sme.wint = [np.asarray(wavelength, dtype=float)]
         self._synthesizer.synthesize_spectrum(sme)
         # Not views: the next star would overwrite them.
@@ -159,6 +140,49 @@ class PySME:
         if not np.isfinite(flux).all() or not (continuum > 0).all():
             raise FloatingPointError("the synthesis gave values that are not finite")
         return Synthesis(flux, continuum)
+
+    def strength(
+        self, atmosphere: Atmosphere, abundances: NDArray[np.float64], vmic: float,
+        low: float, high: float,
+    ) -> NDArray[np.float64]:
+        """Return opacity at the centre of each line against the continuum's, (n_line,).
+
+        The largest over the layers; 0 for lines far from the window from `low` to `high`.
+        """
+        sme = self._star(atmosphere, abundances, vmic, low, high)
+        sme.wint = None
+        self._synthesizer.update_almax(sme)
+        first = np.searchsorted(self.lines.wavelength, low - MARGIN)
+        ratio = np.zeros(len(self.lines))
+        found = np.nan_to_num(np.array(sme.linelist["almax_ratio"], dtype=float))
+        ratio[first:first + len(found)] = found
+        return ratio
+
+    def _star(
+        self, atmosphere: Atmosphere, abundances: NDArray[np.float64], vmic: float,
+        low: float, high: float,
+    ) -> Any:
+        from pysme.abund import Abund
+        from pysme.atmosphere.atmosphere import Atmosphere as SMEAtmosphere
+        from pysme.sme import SME_Structure
+
+        sme = SME_Structure()
+        sme.teff, sme.logg, sme.vmic = atmosphere.teff, atmosphere.logg, vmic
+        sme.vmac = sme.vsini = 0.0
+        sme.abund = Abund(0.0, abundances.copy(), "H=12")
+        sme.linelist = self._linelist(low - MARGIN, high + MARGIN)
+        sme.wran = [[float(low), float(high)]]
+        sme.atmo = SMEAtmosphere(
+            teff=atmosphere.teff, logg=atmosphere.logg, vturb=vmic, method="embedded",
+            geom="PP", depth="RHOX", interp="RHOX", rhox=atmosphere.rhox,
+            temp=atmosphere.temperature, xne=atmosphere.electron_density,
+            xna=atmosphere.particle_density, rho=atmosphere.density,
+        )
+        sme.mu = self.mu
+        sme.accrt = self.accuracy
+        sme.specific_intensities_only = True
+        sme.normalize_by_continuum = False
+        return sme
 
     def _disk(self, intensity: Any) -> NDArray[np.float64]:
         """Return the flux of the disk from intensities, (n_mu, n_pix)."""

@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emulators.files import atomic_write
+from emulators.synthesis.elements import ELEMENTS
 
 NUMBERS = ("excitation", "log_gf", "log_fraction", "gamma_rad", "gamma_stark", "gamma_vdw")
 
@@ -196,14 +197,3 @@ def _from_rows(rows: list[Any]) -> LineList:
     columns: list[Any] = [np.array(column) for column in zip(*rows, strict=True)]
     return LineList(*columns)
 
-
-#: symbols by atomic number, from hydrogen
-ELEMENTS = (
-    "H", "He", "Li", "Be", "B", "C", "N", "O", "F", "Ne", "Na", "Mg", "Al", "Si", "P", "S", "Cl",
-    "Ar", "K", "Ca", "Sc", "Ti", "V", "Cr", "Mn", "Fe", "Co", "Ni", "Cu", "Zn", "Ga", "Ge", "As",
-    "Se", "Br", "Kr", "Rb", "Sr", "Y", "Zr", "Nb", "Mo", "Tc", "Ru", "Rh", "Pd", "Ag", "Cd", "In",
-    "Sn", "Sb", "Te", "I", "Xe", "Cs", "Ba", "La", "Ce", "Pr", "Nd", "Pm", "Sm", "Eu", "Gd", "Tb",
-    "Dy", "Ho", "Er", "Tm", "Yb", "Lu", "Hf", "Ta", "W", "Re", "Os", "Ir", "Pt", "Au", "Hg", "Tl",
-    "Pb", "Bi", "Po", "At", "Rn", "Fr", "Ra", "Ac", "Th", "Pa", "U", "Np", "Pu", "Am", "Cm", "Bk",
-    "Cf", "Es",
-)

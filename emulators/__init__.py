@@ -14,19 +14,21 @@ if TYPE_CHECKING:
     from emulators.model_card import card, measure_errors
     from emulators.recipe import Recipe
     from emulators.storage import available, load
+    from emulators.synthesis.recipe import GridRecipe
+    from emulators.synthesis.synthesize import synthesize
     from emulators.training import train
 
 __all__ = [
-    "Domain", "DomainWarning", "Emulator", "Grid", "LabelSet", "Lora", "Recipe",
-    "available", "card", "evaluate", "load", "measure_errors", "train",
+    "Domain", "DomainWarning", "Emulator", "Grid", "GridRecipe", "LabelSet", "Lora", "Recipe",
+    "available", "card", "evaluate", "load", "measure_errors", "synthesize", "train",
 ]
 
 # Loaded at first use, so that the command line can answer --help without torch.
 _HOMES = {
     "Domain": "labels", "DomainWarning": "emulator", "Emulator": "emulator", "Grid": "grid",
-    "LabelSet": "labels", "Lora": "lora", "Recipe": "recipe", "available": "storage",
+    "GridRecipe": "synthesis.recipe", "LabelSet": "labels", "Lora": "lora", "Recipe": "recipe", "available": "storage",
     "card": "model_card", "evaluate": "metrics", "load": "storage", "measure_errors": "model_card",
-    "train": "training",
+    "synthesize": "synthesis.synthesize", "train": "training",
 }
 
 

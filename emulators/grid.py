@@ -216,6 +216,11 @@ class Grid:
         return {"grid": self.path.name, "sha256": sha256(self.path),
                 "n_train": len(self.rows("train")), "made_by": made_by}
 
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the recipe it was made from; empty for a grid from elsewhere."""
+        return _as_text(self._file.attrs.get("fingerprint", ""))
+
     def close(self) -> None:
         """Close the file."""
         self._file.close()

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stellarfit.air import air_to_vacuum, vacuum_to_air
+from emulators.air import air_to_vacuum, vacuum_to_air
 
 MEDIA = ("air", "vacuum")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 #: symbols by atomic number, from hydrogen
 ELEMENTS = (
     "H", "He", "Li", "Be", "B", "C", "N", "O", "F", "Ne", "Na", "Mg", "Al", "Si", "P", "S", "Cl",
@@ -12,3 +14,8 @@ ELEMENTS = (
     "Pb", "Bi", "Po", "At", "Rn", "Fr", "Ra", "Ac", "Th", "Pa", "U", "Np", "Pu", "Am", "Cm", "Bk",
     "Cf", "Es",
 )
+
+
+def atoms_of(molecule: str) -> list[str]:
+    """Return the elements of a molecule: ``['Mg', 'H']`` for ``MgH``, ``['C']`` for ``C2``."""
+    return re.findall(r"[A-Z][a-z]?", molecule)

@@ -129,13 +129,14 @@ class PySME:
         wavelength: NDArray[np.float64],
     ) -> Synthesis:
         """Return the flux at `wavelength`, see :class:`Engine`."""
-        sme = self._star(atmosphere, abundances, vmic, wavelength[0], wavelength[-1])
+        windows = _windows(np.asarray(wavelength, dtype=float))
+        sme = self._star(atmosphere, abundances, vmic, windows)
         # Intensities at our own pixels: SME's adaptive grid would be interpolated linearly,
         # and takes several times as long where lines are sharp.
-        sme.wint = [np.asarray(wavelength, dtype=float)]
+        sme.wint = windows
         self._synthesizer.synthesize_spectrum(sme)
-        # Not views: the next star would overwrite them.
-        lines, continuum = (self._disk(x) for x in (sme.sint[0], sme.cint[0]))
+        lines, continuum = (np.concatenate([self._disk(part) for part in parts])
+                            for parts in (sme.sint, sme.cint))
         flux = lines / continuum
         if not np.isfinite(flux).all() or not (continuum > 0).all():
             raise FloatingPointError("the synthesis gave values that are not finite")
@@ -149,8 +150,7 @@ class PySME:
 
         The largest over the layers; 0 for lines far from the window from `low` to `high`.
         """
-        sme = self._star(atmosphere, abundances, vmic, low, high)
-        sme.wint = None
+        sme = self._star(atmosphere, abundances, vmic, [np.array([low, high])])
         self._synthesizer.update_almax(sme)
         first = np.searchsorted(self.lines.wavelength, low - MARGIN)
         ratio = np.zeros(len(self.lines))
@@ -160,7 +160,7 @@ class PySME:
 
     def _star(
         self, atmosphere: Atmosphere, abundances: NDArray[np.float64], vmic: float,
-        low: float, high: float,
+        windows: list[NDArray[np.float64]],
     ) -> Any:
         from pysme.abund import Abund
         from pysme.atmosphere.atmosphere import Atmosphere as SMEAtmosphere
@@ -170,8 +170,8 @@ class PySME:
         sme.teff, sme.logg, sme.vmic = atmosphere.teff, atmosphere.logg, vmic
         sme.vmac = sme.vsini = 0.0
         sme.abund = Abund(0.0, abundances.copy(), "H=12")
-        sme.linelist = self._linelist(low - MARGIN, high + MARGIN)
-        sme.wran = [[float(low), float(high)]]
+        sme.linelist = self._linelist(windows[0][0] - MARGIN, windows[-1][-1] + MARGIN)
+        sme.wran = [[float(w[0]), float(w[-1])] for w in windows]
         sme.atmo = SMEAtmosphere(
             teff=atmosphere.teff, logg=atmosphere.logg, vturb=vmic, method="embedded",
             geom="PP", depth="RHOX", interp="RHOX", rhox=atmosphere.rhox,
@@ -184,9 +184,19 @@ class PySME:
         sme.normalize_by_continuum = False
         return sme
 
+    def __getstate__(self) -> dict[str, Any]:
+        # The library behind it stays in its process.
+        return {k: v for k, v in self.__dict__.items() if k != "_synthesizer"}
+
     def _disk(self, intensity: Any) -> NDArray[np.float64]:
         """Return the flux of the disk from intensities, (n_mu, n_pix)."""
+        # A copy: SME's array may be a view of what the next star overwrites.
         return np.asarray(np.pi * (self.weight @ np.array(intensity, dtype=float)))
+
+
+def _windows(wavelength: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+    """Return the pixels in groups with gaps between them: chemistry is shared, lines are not."""
+    return np.split(wavelength, 1 + np.flatnonzero(np.diff(wavelength) > 2 * MARGIN))
 
 
 def annuli(n: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -25,6 +25,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from emulators.air import vacuum_to_air
 from emulators.files import atomic_write
 from emulators.synthesis.elements import ELEMENTS
 
@@ -90,6 +91,12 @@ class LineList:
         """Return the lines with ``low <= wavelength <= high``, Angstrom."""
         first = np.searchsorted(self.wavelength, low)
         return self[first:np.searchsorted(self.wavelength, high, side="right")]
+
+    def in_air(self) -> LineList:
+        """Return the same lines with wavelengths in air."""
+        if self.medium == "air":
+            return self
+        return replace(self, wavelength=vacuum_to_air(self.wavelength), medium="air")
 
     @classmethod
     def merge(cls, *lists: LineList) -> LineList:

@@ -9,7 +9,7 @@ import pytest
 from astropy import units as u
 from astropy.table import Table
 
-from stellarfit.air import air_to_vacuum
+from emulators.air import air_to_vacuum
 from stellarfit.spectrum import Spectrum, estimate_noise
 
 N = 60

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stellarfit.air import air_to_vacuum, vacuum_to_air
+from emulators.air import air_to_vacuum, vacuum_to_air
 
 
 def edlen_1953(vacuum: np.ndarray) -> np.ndarray:

@@ -1,0 +1,109 @@
+"""Which lines matter: those strong enough anywhere in the domain of a recipe.
+
+A line is kept if its opacity reaches a fraction of the continuum's at some corner of the
+domain.  The corners are those of (teff, logg), at the least microturbulence, which makes
+cores deepest, with three kinds of composition:
+
+- every abundance at its upper limit;
+- every abundance low, for the atoms: the fewer electrons metals give, the more transparent
+  the continuum, and an element's own lines then scale with how far it can rise alone;
+- the atoms of one molecule high and all others low: the lines of carbon molecules are
+  strongest where oxygen, which binds carbon in CO, is rare.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emulators.synthesis.abundances import abundances
+from emulators.synthesis.atmosphere import Atmosphere
+from emulators.synthesis.elements import ELEMENTS, atoms_of
+from emulators.synthesis.lines import LineList
+from emulators.synthesis.recipe import GridRecipe
+
+# lines, atmosphere, A(X), vmic, low, high -> opacity ratio of each line
+Strength = Callable[[Atmosphere, NDArray[np.float64], float, float, float], NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class Corner:
+    """A star at a corner of a domain.
+
+    Attributes
+    ----------
+    values : dict of str to float
+        Its labels, hidden ones included.
+    molecule : str
+        Whose lines it is for; ``atoms`` for those of atoms, empty for all.
+    rise : dict of str to float
+        How much higher each abundance may be, dex.
+    """
+
+    values: Mapping[str, float]
+    molecule: str
+    rise: Mapping[str, float]
+
+
+def corners(recipe: GridRecipe, molecules: list[str]) -> Iterator[Corner]:
+    """Yield the corners at which lines are judged."""
+    draw = recipe.distribution
+    names = [d.name for d in draw.drawn if d.name.endswith("_h")]
+    least = draw.bounds("vmic")[0]
+    points = draw.corners(("teff", "logg", "vmic"))
+    points = sorted((p for p in points), key=lambda p: (p["teff"], p["logg"], p["vmic"]))
+    weights: dict[str, dict[str, float]] = {
+        "": dict.fromkeys(names, 1.0), "atoms": dict.fromkeys(names, -1.0),
+    }
+    for molecule in molecules:
+        high = {f"{a.lower()}_h" for a in atoms_of(molecule)}
+        weights[molecule] = {n: 1.0 if n in high else -1.0 / len(names) for n in names}
+    for _, group in groupby(points, key=lambda p: (p["teff"], p["logg"])):
+        point = next(group)
+        for molecule, weight in weights.items():
+            values = {**draw.extreme(weight), **point, "vmic": max(least, point["vmic"])}
+            yield Corner(values, molecule, draw.slack(values) if molecule == "atoms" else {})
+
+
+def select(
+    lines: LineList, recipe: GridRecipe, strength: Strength,
+    models: Callable[[float, float, float, float], Atmosphere],
+    progress: Callable[[int, int], None] = lambda done, of: None,
+) -> NDArray[np.bool_]:
+    """Return which of the lines matter, (n_line,).
+
+    Parameters
+    ----------
+    strength
+        Gives the opacity at the centre of each of the lines against the continuum's.
+    models
+        Gives the atmosphere for teff, logg, [M/H] and [alpha/M].
+    progress
+        Told the corners done and their number.
+    """
+    threshold = recipe.settings["lines"]["select"]
+    kinds = np.array([s.split()[0] for s in lines.species])
+    molecules = sorted(set(kinds) - set(ELEMENTS))
+    low, high = recipe.wavelength[0], recipe.wavelength[-1]
+    keep = np.zeros(len(lines), dtype=bool)
+    todo = list(corners(recipe, molecules))
+    for done, corner in enumerate(todo, start=1):
+        values = corner.values
+        model = models(values["teff"], values["logg"], float(recipe.m_h(values)),
+                       float(recipe.alpha_m(values)))
+        composition = abundances({n: values[n] for n in recipe.distribution.names},
+                                 recipe.solar_scale)
+        ratio = strength(model, composition, values["vmic"], low, high)
+        rise = np.array([corner.rise.get(f"{k.lower()}_h", 0.0) for k in kinds])
+        mine = np.ones(len(lines), dtype=bool)
+        if corner.molecule:
+            mine = ~np.isin(kinds, molecules) if corner.molecule == "atoms" else (
+                kinds == corner.molecule)
+        keep |= mine & (ratio * 10.0**rise >= threshold)
+        progress(done, len(todo))
+    # Hydrogen's lines reach further than any centre tells.
+    return keep | ((kinds == "H") & (threshold < np.inf))

@@ -1,0 +1,261 @@
+"""Make the grid of a recipe, on one core or a cluster, and lose nothing when killed.
+
+Samples are made in shards.  Each is written, whole or not at all, into the folder
+``OUT.parts`` by the process that was called, when it comes back from a worker; workers need
+share no file system.  When all are there they become one file, and the folder goes.  The same
+call after a kill makes what is missing.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from emulators.files import write_json
+from emulators.grid import Grid
+from emulators.synthesis.atmosphere import C3K
+from emulators.synthesis.engine import PySME
+from emulators.synthesis.lines import LineList
+from emulators.synthesis.making import Maker, Shard, reasons
+from emulators.synthesis.recipe import GridRecipe
+from emulators.synthesis.selection import select
+from emulators.synthesis.storage import read_shards, samples_in, write_grid
+from emulators.synthesis.workers import Workers
+
+logger = logging.getLogger(__name__)
+Range = tuple[int, int]
+
+
+def synthesize(
+    recipe: str | Path | GridRecipe,
+    out: str | Path,
+    *,
+    number: int | None = None,
+    workers: int = 1,
+    scheduler: str | None = None,
+    append: bool = False,
+    shard: int = 8,
+    progress: bool | None = None,
+) -> Grid:
+    """Make the grid of a recipe.
+
+    Parameters
+    ----------
+    recipe : path, str or GridRecipe
+        A file, or the name of one that ships: ``mgb-fgk``.
+    out : path
+        The HDF5 file to write.
+    number : int, optional
+        How many spectra, instead of what the recipe says.  Sample i is the same whatever the
+        number.
+    workers : int
+        Processes on this machine; 1 works in this one.
+    scheduler : str, optional
+        Address of a dask scheduler whose workers to use instead: ``tcp://host:8786``.
+    append : bool
+        Extend the grid that is in `out` to `number`; what is there stays.
+    shard : int
+        Spectra that a worker makes at a time, and that a kill may cost.
+    progress : bool, optional
+        Show a progress bar; by default on a terminal.
+
+    Returns
+    -------
+    Grid
+
+    Raises
+    ------
+    FileExistsError
+        When `out` is there, and it is not to be extended.
+    ValueError
+        When what is there is of another recipe, or not one spectrum could be made.
+    ModuleNotFoundError
+        Without the extra ``stellarfit[synthesis]``.
+
+    Examples
+    --------
+    >>> grid = emulators.synthesize("mgb-fgk", "mgb-fgk.h5", workers=2)  # doctest: +SKIP
+    """
+    recipe = recipe if isinstance(recipe, GridRecipe) else GridRecipe.read(recipe)
+    out = Path(out)
+    number = recipe.number if number is None else number
+    if number < 1 or workers < 1 or shard < 1:
+        raise ValueError(f"number, workers and shard must be at least 1, got {number}, "
+                         f"{workers} and {shard}")
+    before = _before(recipe, out, append)
+    if len(before) >= number:
+        raise FileExistsError(f"'{out}' has the {number} samples asked for already")
+    parts = out.with_name(f"{out.name}.parts")
+    _claim(parts, recipe)
+    maker = prepare(recipe, parts)
+
+    missing = _missing(len(before), number, parts)
+    with ExitStack() as stack:
+        bar = stack.enter_context(tqdm(
+            total=number - len(before), unit="spectrum", smoothing=0.05,
+            initial=number - len(before) - sum(b - a for a, b in missing),
+            disable=None if progress is None else not progress, desc=out.name))
+        pool = stack.enter_context(Workers(maker, workers, scheduler))
+        for made in pool.make(list(_cut(missing, shard))):
+            first, last = _range_of(made)
+            made.write(parts / f"{first:09d}-{last:09d}.npz")
+            bar.update(last - first)
+    _merge(out, maker, before, parts)
+    return Grid(out)
+
+
+def prepare(recipe: GridRecipe, folder: Path | None = None) -> Maker:
+    """Read the files of a recipe and select its lines; `folder` remembers which."""
+    settings = recipe.settings
+    lines = LineList.read(recipe.lines)
+    species = {s.split()[0] for s in lines.species}
+    if wrong := sorted(set(settings["lines"]["without"]) - species):
+        raise ValueError(f"lines.without names {', '.join(wrong)}, of which "
+                         f"'{recipe.lines.name}' has no lines")
+    lines = _lines_of(recipe, lines)
+    models = C3K(recipe.atmosphere)
+    how = {"n_mu": settings["engine"]["annuli"], "accuracy": settings["engine"]["accuracy"]}
+    engine = PySME(lines, **how)
+    if settings["lines"]["select"]:
+        keep = _selected(engine, recipe, models, folder)
+        logger.info("%d of %d lines matter", keep.sum(), len(keep))
+        engine = PySME(lines[keep], **how)
+    return Maker(recipe, engine, models)
+
+
+def _lines_of(recipe: GridRecipe, lines: LineList) -> LineList:
+    """Return the lines near the windows, of the species and isotopes the recipe asks for."""
+    from emulators.synthesis.engine import MARGIN
+
+    settings = recipe.settings["lines"]
+    if lines.medium != "air":
+        lines = lines.in_air()
+    near = np.zeros(len(lines), dtype=bool)
+    for low, high in recipe.settings["wavelength"]["windows"]:
+        near |= (lines.wavelength >= low - MARGIN) & (lines.wavelength <= high + MARGIN)
+    kinds = np.array([s.split()[0] for s in lines.species])
+    lines, kinds = lines[near], kinds[near]
+    wanted = ~np.isin(kinds, settings["without"])
+    lines, kinds = lines[wanted], kinds[wanted]
+    if settings["isotopes"] == "undivided":
+        from emulators.synthesis.elements import ELEMENTS
+
+        lines = replace(lines, log_fraction=np.where(np.isin(kinds, ELEMENTS), 0.0,
+                                                     lines.log_fraction))
+    if not len(lines):
+        raise ValueError(f"'{recipe.lines.name}' has no lines in the windows of the recipe")
+    return lines
+
+
+def _selected(
+    engine: PySME, recipe: GridRecipe, models: C3K, folder: Path | None
+) -> NDArray[np.bool_]:
+    kept = folder / "lines.npy" if folder is not None else None
+    if kept is not None and kept.is_file():
+        return np.asarray(np.load(kept, allow_pickle=False))
+    with tqdm(desc="selecting lines", unit="corner", disable=None) as bar:
+        def tell(done: int, of: int) -> None:
+            bar.total = of
+            bar.update(done - bar.n)
+
+        keep = select(engine.lines, recipe, engine.strength, models, tell)
+    if kept is not None:
+        np.save(kept, keep)
+    return keep
+
+
+def _before(recipe: GridRecipe, out: Path, append: bool) -> NDArray[np.int64]:
+    """Return the samples that `out` has, none where it is to be made."""
+    if not out.exists():
+        return np.empty(0, dtype=np.int64)
+    if not append:
+        raise FileExistsError(f"'{out}' exists: give --append (append=True) to extend it, or "
+                              f"another name")
+    with Grid(out) as grid:
+        theirs = grid.fingerprint
+    if theirs != recipe.fingerprint:
+        raise ValueError(f"'{out}' was made from another recipe, or with other line or "
+                         f"atmosphere data: it cannot be extended by this one")
+    there = samples_in(out)
+    if not (there == np.arange(len(there))).all():
+        raise ValueError(f"'{out}' lacks some of its first {len(there)} samples")
+    return there
+
+
+def _claim(parts: Path, recipe: GridRecipe) -> None:
+    """Make the folder of the shards, or check that it is this recipe's."""
+    mark = parts / "recipe.json"
+    if mark.is_file():
+        if json.loads(mark.read_text())["fingerprint"] != recipe.fingerprint:
+            raise ValueError(f"'{parts}' holds shards of another recipe: remove it, or give "
+                             f"another name for the grid")
+        return
+    parts.mkdir(parents=True, exist_ok=True)
+    write_json(mark, {"fingerprint": recipe.fingerprint, **recipe.contents})
+
+
+def _shards(parts: Path) -> list[tuple[Range, Path]]:
+    """Return the finished shards, by their samples."""
+    found = []
+    for path in sorted(parts.glob("[0-9]*-*.npz")):
+        first, _, last = path.stem.partition("-")
+        found.append(((int(first), int(last)), path))
+    return found
+
+
+def _missing(start: int, number: int, parts: Path) -> list[Range]:
+    """Return the ranges of samples between two numbers that no shard holds."""
+    missing, at = [], start
+    for (first, last), _ in _shards(parts):
+        if first > at:
+            missing.append((at, min(first, number)))
+        at = max(at, last)
+    if at < number:
+        missing.append((at, number))
+    return [(a, b) for a, b in missing if a < b]
+
+
+def _cut(ranges: list[Range], size: int) -> Iterator[NDArray[np.int64]]:
+    for first, last in ranges:
+        for at in range(first, last, size):
+            yield np.arange(at, min(at + size, last))
+
+
+def _range_of(made: Shard) -> Range:
+    numbers = np.concatenate([made.index, made.failed_index])
+    return int(numbers.min()), int(numbers.max()) + 1
+
+
+def _merge(out: Path, maker: Maker, before: NDArray[np.int64], parts: Path) -> None:
+    shards = [path for _, path in _shards(parts)]
+
+    def content() -> Iterator[Shard]:
+        if len(before):
+            yield from read_shards(out)
+        yield from map(Shard.read, shards)
+
+    failed = [str(r) for path in shards for r in Shard.read(path).failed_reason]
+    count = sum(len(Shard.read(path).index) for path in shards)
+    if not count and not len(before):
+        raise ValueError(f"not one spectrum could be made: {reasons(failed)}")
+    if failed:
+        logger.warning("%d of %d spectra failed, kept with their labels in /failed: %s",
+                       len(failed), len(failed) + count, reasons(failed))
+    write_grid(out, maker, content(), {
+        "engine": maker.engine.identity, "stellarfit": version("stellarfit"),
+        "n_line": len(maker.engine.lines), "recipe": maker.recipe.contents,
+        "atmosphere": maker.models.citation,
+        "lines": sorted(set(maker.engine.lines.source.tolist())),
+    })
+    shutil.rmtree(parts)

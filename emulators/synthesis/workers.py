@@ -1,0 +1,102 @@
+"""Where shards are made: this process, processes of this machine, or a dask cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emulators.synthesis.making import Maker, Shard
+
+#: shards given to each thread of the workers ahead of time
+AHEAD = 2
+
+
+class Workers:
+    """Makes shards in any order; a context manager.
+
+    Parameters
+    ----------
+    maker : Maker
+        Sent to each worker once.
+    workers : int
+        Processes to start; 1 for none but this.
+    scheduler : str, optional
+        Address of a dask scheduler that has workers already.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        When dask is needed and not installed.
+    OSError
+        When no scheduler answers there.
+    """
+
+    def __init__(self, maker: Maker, workers: int, scheduler: str | None = None) -> None:
+        self.maker, self.workers, self.scheduler = maker, workers, scheduler
+        self._stack = ExitStack()
+        self._client: Any = None
+
+    def __enter__(self) -> Workers:
+        if self.workers == 1 and self.scheduler is None:
+            return self
+        try:
+            import dask
+            from distributed import Client, LocalCluster
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                "dask is not installed: pip install 'stellarfit[synthesis]'") from error
+        # A star that takes its worker with it twice is at fault itself.
+        self._stack.enter_context(dask.config.set({
+            "distributed.scheduler.allowed-failures": 1,
+            "distributed.worker.memory.terminate": False,
+        }))
+        address: Any = self.scheduler
+        if address is None:
+            address = self._stack.enter_context(LocalCluster(
+                n_workers=self.workers, threads_per_worker=1, processes=True,
+                dashboard_address=None, silence_logs="ERROR"))
+        self._client = self._stack.enter_context(Client(address, timeout="30s"))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def make(self, tasks: list[NDArray[np.int64]]) -> Iterator[Shard]:
+        """Yield the shards of groups of samples as they are finished."""
+        if self._client is None:
+            yield from map(self.maker, tasks)
+            return
+        from distributed import KilledWorker, as_completed
+
+        maker = self._client.scatter(self.maker, broadcast=True)
+        left = iter(tasks)
+        numbers: dict[str, NDArray[np.int64]] = {}
+
+        def submit(index: NDArray[np.int64]) -> Any:
+            future = self._client.submit(_make, maker, index, pure=False, retries=0)
+            numbers[future.key] = index
+            return future
+
+        ahead = AHEAD * max(1, sum(self._client.nthreads().values()))
+        first = [submit(index) for index, _ in zip(left, range(ahead), strict=False)]
+        pending = as_completed(first)
+        for future in pending:
+            index = numbers.pop(future.key)
+            try:
+                yield future.result()
+            except KilledWorker:
+                if len(index) == 1:
+                    yield self.maker.lost(index, "the synthesis killed its process")
+                else:  # which of them was it?
+                    for one in index:
+                        pending.add(submit(np.array([one])))
+            if (following := next(left, None)) is not None:
+                pending.add(submit(following))
+
+
+def _make(maker: Maker, index: NDArray[np.int64]) -> Shard:
+    return maker(index)

@@ -151,7 +151,9 @@ class PySME:
         The largest over the layers; 0 for lines far from the window from `low` to `high`.
         """
         sme = self._star(atmosphere, abundances, vmic, [np.array([low, high])])
-        self._synthesizer.update_almax(sme)
+        # A synthesis at two pixels, since it leaves what its own selection of lines found.
+        sme.wint = [np.array([low, high])]
+        self._synthesizer.synthesize_spectrum(sme)
         first = np.searchsorted(self.lines.wavelength, low - MARGIN)
         ratio = np.zeros(len(self.lines))
         found = np.nan_to_num(np.array(sme.linelist["almax_ratio"], dtype=float))

@@ -1,4 +1,4 @@
-"""The command ``emulators``: train, evaluate and list emulators.
+"""The command ``emulators``: make grids; train, evaluate and list emulators.
 
 Exit code 0 is success, 1 an error that one line on stderr explains, 2 a wrong command line.
 torch is imported inside the commands, so that ``--help`` answers at once.
@@ -34,7 +34,7 @@ class _Group(click.Group):
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="stellarfit", prog_name="emulators")
 def main() -> None:
-    """Train, evaluate and list emulators of synthetic stellar spectra."""
+    """Make grids of synthetic stellar spectra; train, evaluate and list their emulators."""
 
 
 def _key_values(
@@ -209,6 +209,42 @@ def evaluate(emulator: str, grid: Path, split: str, as_json: bool) -> None:
         return
     click.echo(f"{loaded.identity} on {count} {split} spectra of {grid.name}")
     click.echo(_table(metrics))
+
+
+@main.command()
+@click.argument("recipe")
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, metavar="GRID",
+              help="The HDF5 file to write.")
+@click.option("--number", type=click.IntRange(1), help="How many spectra.  [default: the recipe's]")
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True,
+              help="Processes on this machine.")
+@click.option("--scheduler", metavar="ADDRESS",
+              help="Use the workers of this dask scheduler, such as tcp://host:8786.")
+@click.option("--append", is_flag=True, help="Extend the grid that is there to --number.")
+@click.option("--shard", type=click.IntRange(1), default=8, show_default=True,
+              help="Spectra that a worker makes at a time, and that a kill may cost.")
+def synthesize(
+    recipe: str, out: Path, number: int | None, workers: int, scheduler: str | None,
+    append: bool, shard: int,
+) -> None:
+    """Make the grid of RECIPE, a TOML file or the name of one that ships.
+
+    A run that was stopped goes on when it is called again.
+
+    \b
+    Examples:
+      emulators synthesize mgb-fgk -o mgb-fgk.h5 --workers 2
+      emulators synthesize mine.toml -o mine.h5 --scheduler tcp://login:8786
+      emulators synthesize mine.toml -o mine.h5 --append --number 20000
+    """
+    import logging
+
+    from emulators import synthesize as make
+
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    grid = make(recipe, out, number=number, workers=workers, scheduler=scheduler,
+                append=append, shard=shard)
+    click.echo(f"{grid!r} in {out}")
 
 
 @main.command("list")

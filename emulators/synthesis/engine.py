@@ -19,8 +19,8 @@ from emulators.synthesis.atmosphere import Atmosphere
 from emulators.synthesis.elements import ELEMENTS
 from emulators.synthesis.lines import LineList
 
-# Beyond the window's ends lines still reach into it.
-MARGIN = 3.0
+# Angstrom between pixels that makes two windows of one.
+GAP = 5.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +75,7 @@ class PySME:
     Parameters
     ----------
     lines : LineList
-        All that may matter; those near the window are used.
+        All of them are used.
     n_mu : int
         Annuli of equal area over the disk.
     accuracy : float
@@ -108,11 +108,11 @@ class PySME:
         logging.getLogger("pysme").setLevel(logging.ERROR)
         return Synthesizer()
 
-    def _linelist(self, low: float, high: float) -> Any:
+    def _linelist(self) -> Any:
         import pandas as pd
         from pysme.linelist.linelist import LineList as SMELines
 
-        lines = self.lines.between(low, high)
+        lines = self.lines
         table = pd.DataFrame({
             "species": lines.species, "wlcent": lines.wavelength, "excit": lines.excitation,
             "gflog": lines.log_gf + lines.log_fraction, "gamrad": lines.gamma_rad,
@@ -148,17 +148,13 @@ class PySME:
     ) -> NDArray[np.float64]:
         """Return opacity at the centre of each line against the continuum's, (n_line,).
 
-        The largest over the layers; 0 for lines far from the window from `low` to `high`.
+        The largest over the layers.
         """
         sme = self._star(atmosphere, abundances, vmic, [np.array([low, high])])
         # A synthesis at two pixels, since it leaves what its own selection of lines found.
         sme.wint = [np.array([low, high])]
         self._synthesizer.synthesize_spectrum(sme)
-        first = np.searchsorted(self.lines.wavelength, low - MARGIN)
-        ratio = np.zeros(len(self.lines))
-        found = np.nan_to_num(np.array(sme.linelist["almax_ratio"], dtype=float))
-        ratio[first:first + len(found)] = found
-        return ratio
+        return np.nan_to_num(np.array(sme.linelist["almax_ratio"], dtype=float))
 
     def _star(
         self, atmosphere: Atmosphere, abundances: NDArray[np.float64], vmic: float,
@@ -172,7 +168,7 @@ class PySME:
         sme.teff, sme.logg, sme.vmic = atmosphere.teff, atmosphere.logg, vmic
         sme.vmac = sme.vsini = 0.0
         sme.abund = Abund(0.0, abundances.copy(), "H=12")
-        sme.linelist = self._linelist(windows[0][0] - MARGIN, windows[-1][-1] + MARGIN)
+        sme.linelist = self._linelist()
         sme.wran = [[float(w[0]), float(w[-1])] for w in windows]
         sme.atmo = SMEAtmosphere(
             teff=atmosphere.teff, logg=atmosphere.logg, vturb=vmic, method="embedded",
@@ -198,7 +194,7 @@ class PySME:
 
 def _windows(wavelength: NDArray[np.float64]) -> list[NDArray[np.float64]]:
     """Return the pixels in groups with gaps between them: chemistry is shared, lines are not."""
-    return np.split(wavelength, 1 + np.flatnonzero(np.diff(wavelength) > 2 * MARGIN))
+    return np.split(wavelength, 1 + np.flatnonzero(np.diff(wavelength) > GAP))
 
 
 def annuli(n: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

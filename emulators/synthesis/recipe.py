@@ -22,6 +22,7 @@
     list = "optical.h5"                # one that ships, or a file beside the recipe
     without = ["NH", "OH"]             # species to leave out
     select = 1e-3                      # keep lines this strong somewhere in the domain
+    reach = 100.0                      # Angstrom beyond the windows for the strongest
 
     [engine]
     name = "pysme"
@@ -56,7 +57,8 @@ TABLES: dict[str, dict[str, Any]] = {
     "grid": {"title": "", "number": None, "seed": 0, "validation": 0.1},
     "wavelength": {"windows": None, "resolution": None, "medium": None},
     "atmosphere": {"models": "c3k", "m_h": 0.0, "alpha_m": 0.0},
-    "lines": {"list": "optical.h5", "without": [], "select": 1e-3, "isotopes": "terrestrial"},
+    "lines": {"list": "optical.h5", "without": [], "select": 1e-3, "reach": 100.0,
+              "isotopes": "terrestrial"},
     "engine": {"name": "pysme", "annuli": 7, "accuracy": 1e-4},
 }
 ENGINES = ("pysme",)
@@ -253,6 +255,8 @@ def _check(settings: dict[str, dict[str, Any]]) -> None:
             and all(isinstance(s, str) for s in lines["without"]), "a list of species")
     require("lines.select", is_number(lines["select"]) and lines["select"] >= 0,
             "an opacity ratio of at least 0 (0 keeps all)")
+    require("lines.reach", is_number(lines["reach"]) and lines["reach"] >= 0,
+            "a distance of at least 0 Angstrom")
     require("lines.isotopes", lines["isotopes"] in ISOTOPES, " or ".join(map(repr, ISOTOPES)))
     require("engine.name", engine["name"] in ENGINES, " or ".join(map(repr, ENGINES)))
     require("engine.annuli", type(engine["annuli"]) is int and engine["annuli"] >= 2,

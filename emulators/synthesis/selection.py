@@ -9,6 +9,8 @@ cores deepest, with three kinds of composition:
   the continuum, and an element's own lines then scale with how far it can rise alone;
 - the atoms of one molecule high and all others low: the lines of carbon molecules are
   strongest where oxygen, which binds carbon in CO, is rare.
+
+Outside the windows only wings matter, which fall with the square of the distance.
 """
 
 from __future__ import annotations
@@ -26,7 +28,12 @@ from emulators.synthesis.elements import ELEMENTS, atoms_of
 from emulators.synthesis.lines import LineList
 from emulators.synthesis.recipe import GridRecipe
 
-# lines, atmosphere, A(X), vmic, low, high -> opacity ratio of each line
+# Beyond NEAR (Angstrom) from the window a line must be FAR times as strong as the continuum,
+# times the distance over NEAR squared.  A wing's share of the opacity is about ratio x a /
+# (sqrt(pi) u^2): with u = 100 Doppler widths at 3 Angstrom and a = 0.03 it is 5e-4 there.
+NEAR, FAR = 3.0, 300.0
+
+# atmosphere, A(X), vmic, low, high -> opacity ratio of each line
 Strength = Callable[[Atmosphere, NDArray[np.float64], float, float, float], NDArray[np.float64]]
 
 
@@ -85,7 +92,8 @@ def select(
     progress
         Told the corners done and their number.
     """
-    threshold = recipe.settings["lines"]["select"]
+    far = distance(lines.wavelength, recipe) / NEAR
+    threshold = np.where(far <= 1.0, recipe.settings["lines"]["select"], FAR * far**2)
     kinds = np.array([s.split()[0] for s in lines.species])
     molecules = sorted(set(kinds) - set(ELEMENTS))
     low, high = recipe.wavelength[0], recipe.wavelength[-1]
@@ -105,5 +113,11 @@ def select(
                 kinds == corner.molecule)
         keep |= mine & (ratio * 10.0**rise >= threshold)
         progress(done, len(todo))
-    # Hydrogen's lines reach further than any centre tells.
-    return keep | ((kinds == "H") & (threshold < np.inf))
+    return keep | (kinds == "H")  # they reach further than their centres tell
+
+
+def distance(wavelength: NDArray[np.float64], recipe: GridRecipe) -> NDArray[np.float64]:
+    """Return how far wavelengths lie outside the windows of a recipe, Angstrom; 0 inside."""
+    windows = np.array(recipe.settings["wavelength"]["windows"], dtype=float)
+    outside = np.maximum(windows[:, :1] - wavelength, wavelength - windows[:, 1:])
+    return np.asarray(outside.min(axis=0).clip(min=0.0))

@@ -17,7 +17,7 @@ The bytes depend on the content alone, so that equal grids have equal hashes.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -69,25 +69,41 @@ def write_grid(path: Path, maker: Maker, shards: Iterable[Shard], made_by: dict[
         file["atmosphere"].attrs["names"] = ["m_h", "alpha_m"]
         file["domain/A"], file["domain/b"] = recipe.distribution.domain.A, \
             recipe.distribution.domain.b
-        failed: list[Shard] = []
-        for shard in shards:
-            _append(file, shard)
-            failed.append(shard)
+        failed: list[dict[str, Any]] = []
+        for rows in _in_blocks(shards, failed):
+            for name, values in rows.items():
+                stored = file[name]
+                stored.resize(len(stored) + len(values), axis=0)
+                stored[len(stored) - len(values):] = values
         file["split"] = recipe.split(file["sample"][:])
-        file["failed/sample"] = np.concatenate([s.failed_index for s in failed])
-        file["failed/labels"] = np.concatenate([s.failed_labels for s in failed])
+        for name in ("sample", "labels"):
+            file[f"failed/{name}"] = np.concatenate([f[name] for f in failed])
         file.create_dataset("failed/reason", dtype=h5py.string_dtype(),
-                            data=[str(r) for s in failed for r in s.failed_reason])
+                            data=[str(r) for f in failed for r in f["reason"]])
 
 
-def _append(file: h5py.File, shard: Shard) -> None:
-    for name, (field, _, _) in PER_SPECTRUM.items():
-        stored, rows = file[name], getattr(shard, field)
-        stored.resize(len(stored) + len(rows), axis=0)
-        stored[len(stored) - len(rows):] = rows
+def _in_blocks(
+    shards: Iterable[Shard], failed: list[dict[str, Any]]
+) -> Iterator[dict[str, NDArray[Any]]]:
+    """Yield datasets of `ROWS` rows, whatever the shards: the file's layout depends on it.
+
+    What failed is added to `failed`.
+    """
+    kept: list[dict[str, NDArray[Any]]] = []
+    count = 0
+    for shard in shards:
+        kept.append({n: getattr(shard, f) for n, (f, _, _) in PER_SPECTRUM.items()})
+        failed.append({n: getattr(shard, f) for n, f in FAILED.items()})
+        count += len(shard.index)
+        while count >= ROWS:
+            whole = {n: np.concatenate([k[n] for k in kept]) for n in PER_SPECTRUM}
+            yield {n: v[:ROWS] for n, v in whole.items()}
+            kept, count = [{n: v[ROWS:] for n, v in whole.items()}], count - ROWS
+    if count:
+        yield {n: np.concatenate([k[n] for k in kept]) for n in PER_SPECTRUM}
 
 
-def read_shards(path: Path) -> Iterable[Shard]:
+def read_shards(path: Path) -> Iterator[Shard]:
     """Return the content of a grid as shards, some hundred spectra at a time."""
     with h5py.File(path) as file:
         failed = {field: file[f"failed/{name}"][:] for name, field in FAILED.items()}

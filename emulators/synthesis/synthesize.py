@@ -25,11 +25,12 @@ from tqdm import tqdm
 from emulators.files import write_json
 from emulators.grid import Grid
 from emulators.synthesis.atmosphere import C3K
+from emulators.synthesis.elements import ELEMENTS
 from emulators.synthesis.engine import PySME
 from emulators.synthesis.lines import LineList
 from emulators.synthesis.making import Maker, Shard, reasons
 from emulators.synthesis.recipe import GridRecipe
-from emulators.synthesis.selection import select
+from emulators.synthesis.selection import distance, select
 from emulators.synthesis.storage import read_shards, samples_in, write_grid
 from emulators.synthesis.workers import Workers
 
@@ -111,50 +112,41 @@ def synthesize(
             first, last = _range_of(made)
             made.write(parts / f"{first:09d}-{last:09d}.npz")
             bar.update(last - first)
+    if lost := _missing(len(before), number, parts):
+        raise RuntimeError(f"the workers did not return samples {lost}; call again")
     _merge(out, maker, before, parts)
     return Grid(out)
 
 
 def prepare(recipe: GridRecipe, folder: Path | None = None) -> Maker:
     """Read the files of a recipe and select its lines; `folder` remembers which."""
-    settings = recipe.settings
-    lines = LineList.read(recipe.lines)
-    species = {s.split()[0] for s in lines.species}
-    if wrong := sorted(set(settings["lines"]["without"]) - species):
-        raise ValueError(f"lines.without names {', '.join(wrong)}, of which "
-                         f"'{recipe.lines.name}' has no lines")
-    lines = _lines_of(recipe, lines)
-    models = C3K(recipe.atmosphere)
-    how = {"n_mu": settings["engine"]["annuli"], "accuracy": settings["engine"]["accuracy"]}
+    settings = recipe.settings["engine"]
+    how = {"n_mu": settings["annuli"], "accuracy": settings["accuracy"]}
+    lines, models = lines_of(recipe), C3K(recipe.atmosphere)
     engine = PySME(lines, **how)
-    if settings["lines"]["select"]:
+    if recipe.settings["lines"]["select"]:
         keep = _selected(engine, recipe, models, folder)
         logger.info("%d of %d lines matter", keep.sum(), len(keep))
         engine = PySME(lines[keep], **how)
     return Maker(recipe, engine, models)
 
 
-def _lines_of(recipe: GridRecipe, lines: LineList) -> LineList:
-    """Return the lines near the windows, of the species and isotopes the recipe asks for."""
-    from emulators.synthesis.engine import MARGIN
-
+def lines_of(recipe: GridRecipe) -> LineList:
+    """Return the lines near the windows of a recipe, of the species and isotopes it asks for."""
     settings = recipe.settings["lines"]
-    if lines.medium != "air":
-        lines = lines.in_air()
-    near = np.zeros(len(lines), dtype=bool)
-    for low, high in recipe.settings["wavelength"]["windows"]:
-        near |= (lines.wavelength >= low - MARGIN) & (lines.wavelength <= high + MARGIN)
+    lines = LineList.read(recipe.lines).in_air()
     kinds = np.array([s.split()[0] for s in lines.species])
-    lines, kinds = lines[near], kinds[near]
+    if wrong := sorted(set(settings["without"]) - set(kinds)):
+        raise ValueError(f"lines.without names {', '.join(wrong)}, of which "
+                         f"'{recipe.lines.name}' has no lines")
     wanted = ~np.isin(kinds, settings["without"])
-    lines, kinds = lines[wanted], kinds[wanted]
-    if settings["isotopes"] == "undivided":
-        from emulators.synthesis.elements import ELEMENTS
-
-        lines = replace(lines, log_fraction=np.where(np.isin(kinds, ELEMENTS), 0.0,
-                                                     lines.log_fraction))
-    if not len(lines):
+    near = distance(lines.wavelength, recipe) <= settings["reach"]
+    if not (wanted & near).any():
         raise ValueError(f"'{recipe.lines.name}' has no lines in the windows of the recipe")
+    lines, kinds = lines[wanted & near], kinds[wanted & near]
+    if settings["isotopes"] == "undivided":
+        atoms = np.isin(kinds, ELEMENTS)
+        lines = replace(lines, log_fraction=np.where(atoms, 0.0, lines.log_fraction))
     return lines
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -82,7 +83,7 @@ class Workers:
             return future
 
         ahead = AHEAD * max(1, sum(self._client.nthreads().values()))
-        first = [submit(index) for index, _ in zip(left, range(ahead), strict=False)]
+        first = [submit(index) for index in islice(left, ahead)]
         pending = as_completed(first)
         for future in pending:
             index = numbers.pop(future.key)

@@ -19,7 +19,8 @@ class Objective(nn.Module):
     average to the mean of the whole.
 
     In bf16 the weights are cast once per call and the gradient flows through the cast into
-    the float32 weights; autocast would cast them again at every use.
+    the float32 weights; autocast would cast them again at every use.  Where the labels enter,
+    a network may ask for float32.
     """
 
     def __init__(self, network: nn.Module, recipe: Recipe) -> None:
@@ -30,9 +31,14 @@ class Objective(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Return the loss, a scalar."""
-        parameters = {k: v.to(self._dtype) for k, v in self.network.named_parameters()}
+        precise: str | None = self.network.float32_part  # type: ignore[assignment]
+        parameters = {
+            k: v if precise and k.startswith(precise) else v.to(self._dtype)
+            for k, v in self.network.named_parameters()
+        }
+        labels = batch.labels if precise else batch.labels.to(self._dtype)
         return torch.as_tensor(self._loss(
-            parameters, batch.labels.to(self._dtype), batch.wavelength, batch.flux, batch.weight
+            parameters, labels, batch.wavelength, batch.flux, batch.weight
         ))
 
     def _loss_of(

@@ -25,6 +25,8 @@ class Network(Protocol):
     all_pixels: bool
     #: whether `solver()` gives its weights without steps of an optimiser
     closed_form: bool
+    #: how the names of weights begin that stay in float32, labels too, when the rest is bfloat16
+    float32_part: str | None
     #: the options that rebuild it
     config: dict[str, Any]
 

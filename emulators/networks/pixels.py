@@ -20,6 +20,7 @@ class FixedPixels(nn.Module):
     #: a network of this kind is trained on whole spectra
     all_pixels = True
     closed_form = False
+    float32_part = None
 
     wavelength: Tensor
 

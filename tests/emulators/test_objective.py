@@ -32,6 +32,8 @@ NETWORKS: dict[str, tuple[str, Settings]] = {
 class Free(nn.Module):
     """A network that gives whatever its parameter holds."""
 
+    float32_part = None
+
     def __init__(self, flux: np.ndarray) -> None:
         super().__init__()
         self.flux = nn.Parameter(torch.tensor(flux, dtype=torch.float32))
@@ -113,6 +115,20 @@ def test_bf16_gives_nearly_the_gradient_of_float32_to_float32_weights(
     exact, coarse = gradients
     assert not torch.equal(exact, coarse)
     assert (coarse - exact).norm() < 0.05 * exact.norm()
+
+
+def test_in_bf16_labels_closer_than_its_rounding_are_told_apart(grid: Grid) -> None:
+    torch.manual_seed(0)
+    network = build("transformer", 4, torch.as_tensor(grid.wavelength), dim=32, layers=2)
+    objective = Objective(network, Recipe(precision="bf16"))
+
+    def loss(label: float) -> float:
+        batch = Batch(torch.full((1, 4), label), torch.as_tensor(grid.wavelength),
+                      torch.zeros(1, 200), torch.ones(200))
+        return float(objective(batch).detach())
+
+    # bfloat16 has no number between 0.75 and 0.75390625.
+    assert len({loss(0.75 + step) for step in (0.0, 1e-3, 1.8e-3)}) == 3
 
 
 @pytest.mark.parametrize(("optimiser", "steps", "tolerance"), [

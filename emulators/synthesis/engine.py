@@ -15,10 +15,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from emulators.air import air_to_vacuum
 from emulators.synthesis.atmosphere import Atmosphere
 from emulators.synthesis.elements import ELEMENTS
 from emulators.synthesis.lines import LineList
 
+HYDROGEN_IONISATION = 13.59844  # eV
+ELECTRONVOLT_ANGSTROM = 12398.42
 # Angstrom between pixels that makes two windows of one.
 GAP = 5.0
 
@@ -113,10 +116,11 @@ class PySME:
         from pysme.linelist.linelist import LineList as SMELines
 
         lines = self.lines
+        stark, vdw = _levels_for_damping(lines)
         table = pd.DataFrame({
             "species": lines.species, "wlcent": lines.wavelength, "excit": lines.excitation,
             "gflog": lines.log_gf + lines.log_fraction, "gamrad": lines.gamma_rad,
-            "gamqst": lines.gamma_stark, "gamvw": lines.gamma_vdw,
+            "gamqst": stark, "gamvw": vdw,
             "atom_number": [float(ELEMENTS.index(s.split()[0]) + 1)
                             if s.split()[0] in ELEMENTS else 0.0 for s in lines.species],
             "ionization": [float(s.split()[1]) for s in lines.species],
@@ -190,6 +194,21 @@ class PySME:
         """Return the flux of the disk from intensities, (n_mu, n_pix)."""
         # A copy: SME's array may be a view of what the next star overwrites.
         return np.asarray(np.pi * (self.weight @ np.array(intensity, dtype=float)))
+
+
+def _levels_for_damping(lines: LineList) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return Stark and van der Waals widths as SME reads them.
+
+    For neutral hydrogen, whose profiles it computes itself, it reads the principal quantum
+    numbers of the lower and the upper level in their place.
+    """
+    hydrogen = lines.species == "H 1"
+    lower = np.sqrt(1.0 / np.maximum(1.0 - lines.excitation / HYDROGEN_IONISATION, 1e-4))
+    vacuum = air_to_vacuum(lines.wavelength) if lines.medium == "air" else lines.wavelength
+    energy = lines.excitation + ELECTRONVOLT_ANGSTROM / vacuum
+    upper = np.sqrt(1.0 / np.maximum(1.0 - energy / HYDROGEN_IONISATION, 1e-4))
+    return (np.where(hydrogen, np.round(lower), lines.gamma_stark),
+            np.where(hydrogen, np.round(upper), lines.gamma_vdw))
 
 
 def _windows(wavelength: NDArray[np.float64]) -> list[NDArray[np.float64]]:

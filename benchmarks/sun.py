@@ -25,7 +25,7 @@ from emulators.synthesis.synthesize import prepare
 
 RESULTS = Path(__file__).parent / "results"
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
-WINDOWS = ((5150.0, 5300.0), (5300.0, 5450.0), (6400.0, 6550.0))
+WINDOWS = ((5150.0, 5300.0), (5300.0, 5450.0), (6400.0, 6550.0), (6500.0, 6640.0))
 SUN = {"teff": 5772.0, "logg": 4.438, "vmic": 1.0}
 SAMPLING = 300_000
 LIGHT = 299792.458
@@ -77,10 +77,10 @@ def compare(star: stellarfit.Spectrum, low: float, high: float) -> dict[str, Any
 
 
 def draw(found: list[dict[str, Any]], path: Path) -> None:
-    """Plot ten Angstrom of each window and its residual."""
+    """Plot each window and its residual."""
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(len(found), 1, figsize=(10, 9), constrained_layout=True)
+    figure, axes = plt.subplots(len(found), 1, figsize=(10, 12), constrained_layout=True)
     for one, axis in zip(found, axes, strict=True):
         at, model, star = one["plot"]
         gap = 1 + np.flatnonzero(np.diff(at) > 1.0)  # between the detectors; no line across it

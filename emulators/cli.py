@@ -241,7 +241,7 @@ def synthesize(
 
     from emulators import synthesize as make
 
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("emulators").addHandler(logging.StreamHandler())
     grid = make(recipe, out, number=number, workers=workers, scheduler=scheduler,
                 append=append, shard=shard)
     click.echo(f"{grid!r} in {out}")

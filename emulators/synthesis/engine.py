@@ -7,6 +7,7 @@ Wehrhahn, Piskunov & Ryabchikova 2023, A&A 671, A171), in LTE, plane-parallel.
 from __future__ import annotations
 
 import logging
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -22,8 +23,6 @@ from emulators.synthesis.lines import LineList
 
 HYDROGEN_IONISATION = 13.59844  # eV
 ELECTRONVOLT_ANGSTROM = 12398.42
-# Angstrom between pixels that makes two windows of one.
-GAP = 5.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,14 +132,9 @@ class PySME:
         wavelength: NDArray[np.float64],
     ) -> Synthesis:
         """Return the flux at `wavelength`, see :class:`Engine`."""
-        windows = _windows(np.asarray(wavelength, dtype=float))
-        sme = self._star(atmosphere, abundances, vmic, windows)
-        # Intensities at our own pixels: SME's adaptive grid would be interpolated linearly,
-        # and takes several times as long where lines are sharp.
-        sme.wint = windows
-        self._synthesizer.synthesize_spectrum(sme)
-        lines, continuum = (np.concatenate([self._disk(part) for part in parts])
-                            for parts in (sme.sint, sme.cint))
+        sme = self._star(atmosphere, abundances, vmic, wavelength)
+        self._run(sme)
+        lines, continuum = self._disk(sme.sint[0]), self._disk(sme.cint[0])
         flux = lines / continuum
         if not np.isfinite(flux).all() or not (continuum > 0).all():
             raise FloatingPointError("the synthesis gave values that are not finite")
@@ -154,15 +148,21 @@ class PySME:
 
         The largest over the layers.
         """
-        sme = self._star(atmosphere, abundances, vmic, [np.array([low, high])])
         # A synthesis at two pixels, since it leaves what its own selection of lines found.
-        sme.wint = [np.array([low, high])]
-        self._synthesizer.synthesize_spectrum(sme)
+        sme = self._star(atmosphere, abundances, vmic, np.array([low, high]))
+        self._run(sme)
         return np.nan_to_num(np.array(sme.linelist["almax_ratio"], dtype=float))
+
+    def _run(self, sme: Any) -> None:
+        with warnings.catch_warnings():
+            # It says that its own electron density differs from the model's where the
+            # abundances do; it is right to, and uses its own.
+            warnings.simplefilter("ignore")
+            self._synthesizer.synthesize_spectrum(sme)
 
     def _star(
         self, atmosphere: Atmosphere, abundances: NDArray[np.float64], vmic: float,
-        windows: list[NDArray[np.float64]],
+        wavelength: NDArray[np.float64],
     ) -> Any:
         from pysme.abund import Abund
         from pysme.atmosphere.atmosphere import Atmosphere as SMEAtmosphere
@@ -173,7 +173,10 @@ class PySME:
         sme.vmac = sme.vsini = 0.0
         sme.abund = Abund(0.0, abundances.copy(), "H=12")
         sme.linelist = self._linelist()
-        sme.wran = [[float(w[0]), float(w[-1])] for w in windows]
+        # Intensities at our own pixels, wherever there are gaps: SME's adaptive grid would be
+        # interpolated linearly, and takes several times as long where lines are sharp.
+        sme.wran = [[float(wavelength[0]), float(wavelength[-1])]]
+        sme.wint = [np.asarray(wavelength, dtype=float)]
         sme.atmo = SMEAtmosphere(
             teff=atmosphere.teff, logg=atmosphere.logg, vturb=vmic, method="embedded",
             geom="PP", depth="RHOX", interp="RHOX", rhox=atmosphere.rhox,
@@ -209,11 +212,6 @@ def _levels_for_damping(lines: LineList) -> tuple[NDArray[np.float64], NDArray[n
     upper = np.sqrt(1.0 / np.maximum(1.0 - energy / HYDROGEN_IONISATION, 1e-4))
     return (np.where(hydrogen, np.round(lower), lines.gamma_stark),
             np.where(hydrogen, np.round(upper), lines.gamma_vdw))
-
-
-def _windows(wavelength: NDArray[np.float64]) -> list[NDArray[np.float64]]:
-    """Return the pixels in groups with gaps between them: chemistry is shared, lines are not."""
-    return np.split(wavelength, 1 + np.flatnonzero(np.diff(wavelength) > GAP))
 
 
 def annuli(n: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

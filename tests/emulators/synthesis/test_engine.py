@@ -86,6 +86,21 @@ def test_ionised_iron_falls_with_gravity_against_neutral_iron() -> None:
     assert (np.diff(ratios) < 0).all()
 
 
+def test_the_wings_of_h_alpha_grow_with_temperature() -> None:
+    at = np.linspace(6555.0, 6571.0, 300)
+    every = LineList.read(shipped_folder("linelists") / "optical.h5").between(6555.0, 6571.0)
+    engine = PySME(every[every.species == "H 1"])
+    wing = (np.abs(at - 6562.797) > 2.0) & (np.abs(at - 6562.797) < 5.0)
+    depths = [float((1.0 - engine(models()(t, 4.4), abundances({}), 1.0, at).flux[wing]).mean())
+              for t in (4800.0, 5400.0, 6000.0, 6600.0)]
+    assert (np.diff(depths) > 0).all()
+    # As HARPS saw it: benchmarks/sun.py.
+    sun = engine(models()(5772.0, 4.438), abundances({}), 1.0,
+                 np.array([6552.8, 6557.8, 6562.797]))
+    assert sun.flux[:2] == pytest.approx([0.956, 0.909], abs=0.01)
+    assert sun.flux[2] < 0.35
+
+
 def test_a_spectrum_does_not_depend_on_the_star_before() -> None:
     engine, at = PySME(lines()), MG_B
     sun, composition = models()(5772.0, 4.44), abundances({})
@@ -97,9 +112,9 @@ def test_a_spectrum_does_not_depend_on_the_star_before() -> None:
 
 
 def test_windows_are_what_each_would_be_alone() -> None:
-    both = star(np.concatenate([MG_B[:100], FE[-100:]]))
+    both = star(np.concatenate([MG_B[:100], FE[-70:]]))
     np.testing.assert_allclose(both.flux[:100], star(MG_B[:100]).flux, atol=1e-6)
-    np.testing.assert_allclose(both.flux[100:], star(FE[-100:]).flux, atol=1e-6)
+    np.testing.assert_allclose(both.flux[100:], star(FE[-70:]).flux, atol=1e-6)
 
 
 def test_annuli_weigh_as_the_disk_does() -> None:

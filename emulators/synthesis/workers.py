@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
+import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import lru_cache
 from itertools import islice
 from typing import Any
 
@@ -22,7 +25,7 @@ class Workers:
     Parameters
     ----------
     maker : Maker
-        Sent to each worker once.
+        Sent once; each worker unpacks it once.
     workers : int
         Processes to start; 1 for none but this.
     scheduler : str, optional
@@ -71,14 +74,16 @@ class Workers:
         if self._client is None:
             yield from map(self.maker, tasks)
             return
+        import cloudpickle
         from distributed import KilledWorker, as_completed
 
-        maker = self._client.scatter(self.maker, broadcast=True)
+        # The result of a task rather than scattered data, which is lost with its workers.
+        packed = self._client.submit(zlib.compress, cloudpickle.dumps(self.maker), 1, pure=False)
         left = iter(tasks)
         numbers: dict[str, NDArray[np.int64]] = {}
 
         def submit(index: NDArray[np.int64]) -> Any:
-            future = self._client.submit(_make, maker, index, pure=False, retries=0)
+            future = self._client.submit(_make, packed, index, pure=False)
             numbers[future.key] = index
             return future
 
@@ -99,5 +104,11 @@ class Workers:
                 pending.add(submit(following))
 
 
-def _make(maker: Maker, index: NDArray[np.int64]) -> Shard:
-    return maker(index)
+@lru_cache(maxsize=1)
+def _unpack(packed: bytes) -> Maker:
+    maker: Maker = pickle.loads(zlib.decompress(packed))  # from our own client, never a file
+    return maker
+
+
+def _make(packed: bytes, index: NDArray[np.int64]) -> Shard:
+    return _unpack(packed)(index)

@@ -1,0 +1,73 @@
+"""Workers may die; stars must not be lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from emulators.synthesis.atmosphere import C3K, Atmosphere
+from emulators.synthesis.engine import Synthesis
+from emulators.synthesis.making import Maker
+from emulators.synthesis.recipe import GridRecipe
+from emulators.synthesis.workers import Workers
+
+pytest.importorskip("distributed", reason="needs the extra [synthesis]")
+cloudpickle = pytest.importorskip("cloudpickle")
+
+
+class Deadly:
+    """A synthesis code that takes its process with it for one star."""
+
+    identity = "deadly"
+
+    def __init__(self, teff: float) -> None:
+        self.teff = teff
+
+    def __call__(
+        self, atmosphere: Atmosphere, abundances: NDArray[np.float64], vmic: float,
+        wavelength: NDArray[np.float64],
+    ) -> Synthesis:
+        if atmosphere.teff == self.teff:
+            os.kill(os.getpid(), signal.SIGKILL)
+        flux = np.full(len(wavelength), atmosphere.teff / 1e4)
+        return Synthesis(flux, np.ones(len(wavelength)))
+
+
+@pytest.fixture
+def by_value() -> Iterator[None]:
+    """Send this module's classes to workers, which cannot import it."""
+    module = sys.modules[__name__]
+    cloudpickle.register_pickle_by_value(module)
+    yield
+    cloudpickle.unregister_pickle_by_value(module)
+
+
+@pytest.mark.filterwarnings("ignore")  # dask's own, of the worker that went
+@pytest.mark.usefixtures("by_value")
+def test_a_star_that_kills_its_worker_is_named_and_the_others_are_made(
+    small: dict[str, Any]
+) -> None:
+    recipe = GridRecipe.from_dict(small)
+    teff = recipe.samples(np.arange(6))["teff"]
+    maker = Maker(recipe, Deadly(float(teff[4])), C3K())
+    with Workers(maker, 2) as pool:
+        made = list(pool.make([np.arange(3), np.arange(3, 6)]))
+    assert sorted(np.concatenate([m.index for m in made]).tolist()) == [0, 1, 2, 3, 5]
+    failed = [m for m in made if len(m.failed_index)]
+    assert [m.failed_index.tolist() for m in failed] == [[4]]
+    assert failed[0].failed_labels[0, 0] == teff[4]
+    assert failed[0].failed_reason.tolist() == ["the synthesis killed its process"]
+
+
+def test_every_task_comes_back_however_many_there_are(small: dict[str, Any]) -> None:
+    recipe = GridRecipe.from_dict(small)
+    with Workers(Maker(recipe, Deadly(0.0), C3K()), 1) as pool:
+        made = list(pool.make([np.array([i]) for i in range(9)]))
+    assert [m.index.tolist() for m in made] == [[i] for i in range(9)]

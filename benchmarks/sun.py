@@ -96,7 +96,7 @@ def draw(found: list[dict[str, Any]], path: Path) -> None:
                        loc="right")
     axes[0].legend(fontsize=8, loc="lower left", ncols=3)
     axes[-1].set_xlabel("wavelength in air, Å")
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=110)
 
 
 @click.command(help=__doc__)

@@ -26,9 +26,9 @@ __all__ = [
 # Loaded at first use, so that the command line can answer --help without torch.
 _HOMES = {
     "Domain": "labels", "DomainWarning": "emulator", "Emulator": "emulator", "Grid": "grid",
-    "GridRecipe": "synthesis.recipe", "LabelSet": "labels", "Lora": "lora", "Recipe": "recipe", "available": "storage",
-    "card": "model_card", "evaluate": "metrics", "load": "storage", "measure_errors": "model_card",
-    "synthesize": "synthesis.synthesize", "train": "training",
+    "GridRecipe": "synthesis.recipe", "LabelSet": "labels", "Lora": "lora", "Recipe": "recipe",
+    "available": "storage", "card": "model_card", "evaluate": "metrics", "load": "storage",
+    "measure_errors": "model_card", "synthesize": "synthesis.synthesize", "train": "training",
 }
 
 

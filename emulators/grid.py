@@ -171,6 +171,29 @@ class Grid:
                           self._file["domain/b"][:].astype(float))
         return Domain.box(self.labels.min(axis=0), self.labels.max(axis=0))
 
+    @classmethod
+    def convert(cls, source: str | Path, out: str | Path, **options: Any) -> Grid:
+        """Write a grid from spectra that were made elsewhere, and open it.
+
+        Parameters
+        ----------
+        source : str or Path
+            A training set of The Payne's (``.npz``), or a folder of FITS, text, Turbospectrum,
+            MOOG, iSpec or Korg spectra with a table of labels.
+        out : str or Path
+            The HDF5 file to write.
+        **options
+            `format`, `names`, `medium`, `unit`, `labels`, `pattern`, `wavelength`, `domain`
+            and `validation`, all described in :func:`emulators.conversion.convert`.
+
+        Examples
+        --------
+        >>> grid = Grid.convert("spectra", "mine.h5", medium="air")  # doctest: +SKIP
+        """
+        from emulators.conversion import convert
+
+        return convert(source, out, **options)
+
     def rows(self, split: str) -> NDArray[np.int64]:
         """Return the row numbers of a split, ``train``, ``validation`` or ``test``."""
         if split not in SPLITS:

@@ -28,8 +28,8 @@ def imported(path: Path) -> set[str]:
 
 def test_the_public_names_are_these_and_can_be_had():
     assert emulators.__all__ == [
-        "Domain", "DomainWarning", "Emulator", "Grid", "LabelSet", "Lora", "Recipe",
-        "available", "card", "evaluate", "load", "measure_errors", "train",
+        "Domain", "DomainWarning", "Emulator", "Grid", "GridRecipe", "LabelSet", "Lora", "Recipe",
+        "available", "card", "evaluate", "load", "measure_errors", "synthesize", "train",
     ]
     assert stellarfit.__all__ == [
         "FitResult", "Flag", "Instrument", "Posterior", "Spectrum",

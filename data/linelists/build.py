@@ -18,7 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
-from emulators.synthesis.lines import ELEMENTS, LineList, read_turbospectrum
+from emulators.synthesis.elements import ELEMENTS
+from emulators.synthesis.isotopes import molecule_fraction
+from emulators.synthesis.line_formats import read_turbospectrum
+from emulators.synthesis.lines import LineList
 
 LOW, GAIA_ESO, HIGH = 3900.0, 4200.0, 9200.0
 ATOMS = "COM/linelists/nlte_ges_linelist_jmg17feb2022_I_II"
@@ -31,21 +34,6 @@ CITATIONS = {
     "balmer": "Wiese & Fuhr 2009, J. Phys. Chem. Ref. Data 38, 565",
 }
 MOLECULES = {106: "CH", 107: "NH", 108: "OH", 112: "MgH", 606: "C2", 607: "CN"}
-
-# Fractions of the atoms on Earth: Berglund & Wieser 2011, Pure Appl. Chem. 83, 397.
-ISOTOPES = {
-    "3.006": 0.0759, "3.007": 0.9241, "29.063": 0.6915, "29.065": 0.3085,
-    "56.134": 0.02417, "56.135": 0.06592, "56.136": 0.07854, "56.137": 0.11232, "56.138": 0.71698,
-    "57.139": 0.99911, "59.141": 1.0,
-    "60.142": 0.27152, "60.143": 0.12174, "60.144": 0.23798, "60.145": 0.08293,
-    "60.146": 0.17189, "60.148": 0.05756, "60.150": 0.05638,
-    "62.144": 0.0307, "62.147": 0.1499, "62.148": 0.1124, "62.149": 0.1382, "62.150": 0.0738,
-    "62.152": 0.2675, "62.154": 0.2275, "63.151": 0.4781, "63.153": 0.5219,
-}
-# Carbon to three digits, as in the reference grids.
-NUCLEI = {("H", 1): 0.999885, ("C", 12): 0.989, ("C", 13): 0.011, ("N", 14): 0.99636,
-          ("N", 15): 0.00364, ("O", 16): 0.99757, ("Mg", 24): 0.7899, ("Mg", 25): 0.1000,
-          ("Mg", 26): 0.1101}
 # Wavelength in air and log gf of the lines from n = 2, excited by 10.1988 eV.
 BALMER = ((3970.075, -0.993), (4101.734, -0.753), (4340.472, -0.447), (4861.350, -0.020),
           (6562.797, 0.710))
@@ -56,12 +44,9 @@ def fraction(code: str) -> float:
     whole, _, decimals = code.partition(".")
     atoms = divmod(int(whole), 100)
     masses = int(decimals[1:3] or 0), int(decimals[3:5] or 0)
-    product = 1.0
-    for atom, mass in zip(atoms, masses, strict=True):
-        symbol = ELEMENTS[atom - 1]
-        if mass > 1:
-            product *= NUCLEI[symbol, mass]
-    return product
+    # Mass 1 stands for hydrogen as it is.
+    return molecule_fraction((ELEMENTS[atom - 1], mass if mass > 1 else 0)
+                             for atom, mass in zip(atoms, masses, strict=True))
 
 
 def moog_lines(name: str, content: bytes, low: float, high: float) -> LineList:
@@ -117,7 +102,7 @@ def main() -> None:
     with tempfile.NamedTemporaryFile() as file:
         file.write(member(given.turbospectrum, ATOMS))
         file.flush()
-        ges = read_turbospectrum(file.name, source=CITATIONS["ges"], isotopes=ISOTOPES)
+        ges = read_turbospectrum(file.name, source=CITATIONS["ges"])
     lists = [ges.between(GAIA_ESO, HIGH), balmer_lines()]
     for name, table, low in (("atoms", "moogatom", LOW), ("hyd", "mooghyd", LOW),
                              ("c2", "moogc2", LOW), ("cn", "moogcn", LOW)):

@@ -231,7 +231,7 @@ class Distribution:
         found: list[NDArray[np.float64]] = []
         for rows in map(list, combinations(range(len(b)), len(names))):
             if np.linalg.matrix_rank(A[rows]) == len(names):
-                point = np.linalg.solve(A[rows], b[rows])
+                point = np.asarray(np.linalg.solve(A[rows], b[rows]), dtype=np.float64)
                 if (A @ point <= b + 1e-9 * (1 + np.abs(b))).all() and not any(
                         np.allclose(point, p) for p in found):
                     found.append(point)

@@ -44,6 +44,8 @@ class Synthesis:
 class Engine(Protocol):
     """A synthesis code."""
 
+    lines: LineList
+
     @property
     def identity(self) -> str:
         """Name and version."""
@@ -151,7 +153,7 @@ class PySME:
         # A synthesis at two pixels, since it leaves what its own selection of lines found.
         sme = self._star(atmosphere, abundances, vmic, np.array([low, high]))
         self._run(sme)
-        return np.nan_to_num(np.array(sme.linelist["almax_ratio"], dtype=float))
+        return np.asarray(np.nan_to_num(np.array(sme.linelist["almax_ratio"], dtype=float)))
 
     def _run(self, sme: Any) -> None:
         with warnings.catch_warnings():

@@ -16,10 +16,8 @@ the packed cross section and velocity parameter of Anstee, Barklem and O'Mara (B
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -27,7 +25,6 @@ from numpy.typing import NDArray
 
 from emulators.air import vacuum_to_air
 from emulators.files import atomic_write
-from emulators.synthesis.elements import ELEMENTS
 
 NUMBERS = ("excitation", "log_gf", "log_fraction", "gamma_rad", "gamma_stark", "gamma_vdw")
 
@@ -148,59 +145,3 @@ class LineList:
                 return cls(**columns, medium=str(file["wavelength"].attrs["medium"]))
         except (OSError, KeyError, ValueError) as error:
             raise ValueError(f"'{path}' is not a line list: {error}") from error
-
-
-def read_turbospectrum(path: str | Path, *, source: str, isotopes: dict[str, float]) -> LineList:
-    """Read atomic lines in the format of Turbospectrum (Plez 2012, ascl:1205.004).
-
-    Blocks start with a header of two lines, code and stage and then a name; a line gives
-    wavelength in air, excitation, log gf, damping, statistical weight, radiative width per
-    second and sometimes the Stark width before the first quotation mark.
-
-    Parameters
-    ----------
-    path : path
-    source : str
-        Citation of all lines.
-    isotopes : dict of str to float
-        Fraction of the element's atoms, by ``Z.AAA``; every isotope of the file must be here.
-
-    Raises
-    ------
-    ValueError
-        When a header or a line cannot be read, with its number, or an isotope is unknown.
-    """
-    header = re.compile(r"'\s*(\d+)\.(\d{3})\s*'\s+(\d+)\s+\d+")
-    species, scale, rows = "", 0.0, []
-    with open(path, encoding="latin-1") as stream:
-        for number, text in enumerate(stream, start=1):
-            if match := header.match(text):
-                atom, isotope, stage = match.groups()
-                species, scale = f"{ELEMENTS[int(atom) - 1]} {stage}", 0.0
-                if int(isotope):
-                    key = f"{atom}.{isotope}"
-                    if key not in isotopes:
-                        raise ValueError(f"'{path}', line {number}: unknown isotope {key}")
-                    scale = float(np.log10(isotopes[key]))
-            elif not text.startswith("'") and text.strip():
-                values = text.split("'")[0].split()
-                try:
-                    wavelength, excitation, log_gf, damping, _, rad, *stark = map(float, values)
-                except ValueError as error:
-                    raise ValueError(f"'{path}', line {number}: {error}") from error
-                if not species:
-                    raise ValueError(f"'{path}', line {number}: a line before any header")
-                # Between 0 and 20 it is a factor on Unsöld's formula: the code's own, then.
-                vdw = damping if damping < 0 or damping > 20 else 0.0
-                rows.append((wavelength, species, excitation, log_gf, scale,
-                             np.log10(rad) if rad > 0 else 0.0, stark[0] if stark else 0.0,
-                             vdw, source))
-    return _from_rows(rows)
-
-
-def _from_rows(rows: list[Any]) -> LineList:
-    """Return the list of lines given in the order of the columns."""
-    rows = sorted(rows, key=lambda row: row[0])
-    columns: list[Any] = [np.array(column) for column in zip(*rows, strict=True)]
-    return LineList(*columns)
-

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from emulators.air import vacuum_to_air
 from emulators.files import atomic_write
 from emulators.synthesis.abundances import abundances
-from emulators.synthesis.atmosphere import Atmosphere
+from emulators.synthesis.atmosphere import Atmosphere, Models
 from emulators.synthesis.engine import Engine
 from emulators.synthesis.recipe import GridRecipe
 
@@ -30,7 +29,6 @@ CONTINUUM_NODES = 16
 #: log10 of the Rosseland optical depths at which temperature and pressure are stored
 LOG_DEPTHS = np.round(np.arange(-5.0, 1.51, 0.125), 3)
 
-Models = Callable[[float, float, float, float], Atmosphere]
 # SME's library keeps one star per process, whatever the threads of a worker.
 _ONE_AT_A_TIME = threading.Lock()
 
@@ -91,11 +89,14 @@ class Maker:
         With the lines that matter.
     models : callable
         Gives the atmosphere for teff, logg, [M/H] and [alpha/M].
+    citations : tuple of str
+        Of the lines.
     """
 
     recipe: GridRecipe
     engine: Engine
     models: Models
+    citations: tuple[str, ...] = ()
 
     @property
     def wavelength(self) -> NDArray[np.float64]:
@@ -134,7 +135,8 @@ class Maker:
             index[good], labels[good], np.reshape(columns[1], (-1, 2)),
             np.reshape(columns[2], (-1, len(at))).astype(np.uint16),
             np.reshape(columns[3], (-1, CONTINUUM_NODES)),
-            *(np.reshape(c, (-1, len(LOG_DEPTHS))).astype(np.float32) for c in columns[4:]),
+            np.reshape(columns[4], (-1, len(LOG_DEPTHS))).astype(np.float32),
+            np.reshape(columns[5], (-1, len(LOG_DEPTHS))).astype(np.float32),
             failed_index=index[bad], failed_labels=labels[bad],
             failed_reason=np.array([reason for _, reason in failed], dtype=str),
         )
@@ -150,7 +152,7 @@ class Maker:
         return Shard(
             index[:0], labels[:0], none.reshape(0, 2),
             np.empty((0, len(self.wavelength)), np.uint16), np.empty((0, CONTINUUM_NODES)),
-            *(np.empty((0, len(LOG_DEPTHS)), np.float32) for _ in range(2)),
+            np.empty((0, len(LOG_DEPTHS)), np.float32), np.empty((0, len(LOG_DEPTHS)), np.float32),
             failed_index=index, failed_labels=labels, failed_reason=np.array([reason] * len(index)),
         )
 

@@ -14,7 +14,7 @@
     medium = "air"
 
     [atmosphere]
-    models = "c3k"
+    models = "c3k"                     # the one that ships, or a file or folder beside the recipe
     m_h = "fe_h"                       # the composition the structure is made for; 0 by default
     alpha_m = "alpha_fe"
 
@@ -41,6 +41,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ class GridRecipe:
     m_h, alpha_m : Affine
         What the structure of the atmosphere follows.
     atmosphere, lines : Path
-        The files of the models and of the line list.
+        The file or folder of the models, and the file of the line list.
     """
 
     settings: Mapping[str, Mapping[str, Any]]
@@ -177,7 +178,8 @@ class GridRecipe:
         They are spread evenly, so that a longer grid keeps those of a shorter one.
         """
         share = self.settings["grid"]["validation"]
-        return (np.floor((index + 1) * share) > np.floor(index * share)).astype(np.uint8)
+        held = np.floor((index + 1) * share) > np.floor(index * share)
+        return np.asarray(held, dtype=np.uint8)
 
     @cached_property
     def contents(self) -> dict[str, Any]:
@@ -185,13 +187,22 @@ class GridRecipe:
         settings = {name: dict(table) for name, table in self.settings.items()}
         for key in ("title", "number", "validation"):
             del settings["grid"][key]
-        return {**settings, **self.labels, "atmosphere_sha256": sha256(self.atmosphere),
+        return {**settings, **self.labels, "atmosphere_sha256": _digest(self.atmosphere),
                 "lines_sha256": sha256(self.lines)}
 
     @cached_property
     def fingerprint(self) -> str:
         """Hash of :attr:`contents`."""
         return hashlib.sha256(json.dumps(self.contents, sort_keys=True).encode()).hexdigest()
+
+
+def _digest(path: Path) -> str:
+    """Return the SHA-256 of a file, or of the names and hashes of a folder's files in order."""
+    if not path.is_dir():
+        return sha256(path)
+    listed = "".join(f"{file.name} {sha256(file)}\n" for file in sorted(path.iterdir())
+                     if file.is_file() and not file.name.startswith("."))
+    return hashlib.sha256(listed.encode()).hexdigest()
 
 
 def _recipe_file(path: str | Path) -> Path:
@@ -245,8 +256,8 @@ def _check(settings: dict[str, dict[str, Any]]) -> None:
     require("wavelength.windows", isinstance(windows, list) and bool(windows) and all(
         isinstance(w, list) and len(w) == 2 and all(map(is_number, w)) and 0 < w[0] < w[1]
         for w in windows), "pairs of rising wavelengths, [[low, high], ...]")
-    require("wavelength.windows", all(a[1] < b[0] for a, b in zip(windows, windows[1:],
-            strict=False)), "in order and apart")
+    require("wavelength.windows", all(a[1] < b[0] for a, b in pairwise(windows)),
+            "in order and apart")
     require("wavelength.resolution", is_number(wave["resolution"]) and wave["resolution"] > 100,
             "a number above 100")
     require("wavelength.medium", wave["medium"] in ("air", "vacuum"), '"air" or "vacuum"')

@@ -7,8 +7,8 @@ cores deepest, with three kinds of composition:
 - every abundance at its upper limit;
 - every abundance low, for the atoms: the fewer electrons metals give, the more transparent
   the continuum, and an element's own lines then scale with how far it can rise alone;
-- the atoms of one molecule high and all others low: the lines of carbon molecules are
-  strongest where oxygen, which binds carbon in CO, is rare.
+- the atoms of one molecule high and all others low; those of all molecules of carbon
+  together, strongest where oxygen, which binds carbon in CO, is rare.
 
 Outside the windows only wings matter, which fall with the square of the distance.
 """
@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emulators.synthesis.abundances import abundances
-from emulators.synthesis.atmosphere import Atmosphere
+from emulators.synthesis.atmosphere import Atmosphere, Models
 from emulators.synthesis.elements import ELEMENTS, atoms_of
 from emulators.synthesis.lines import LineList
 from emulators.synthesis.recipe import GridRecipe
@@ -45,40 +45,40 @@ class Corner:
     ----------
     values : dict of str to float
         Its labels, hidden ones included.
-    molecule : str
-        Whose lines it is for; ``atoms`` for those of atoms, empty for all.
+    species : tuple of str
+        Whose lines it is for.
     rise : dict of str to float
         How much higher each abundance may be, dex.
     """
 
     values: Mapping[str, float]
-    molecule: str
+    species: tuple[str, ...]
     rise: Mapping[str, float]
 
 
-def corners(recipe: GridRecipe, molecules: list[str]) -> Iterator[Corner]:
-    """Yield the corners at which lines are judged."""
+def corners(recipe: GridRecipe, species: set[str]) -> Iterator[Corner]:
+    """Yield the corners at which the lines of some species are judged."""
     draw = recipe.distribution
     names = [d.name for d in draw.drawn if d.name.endswith("_h")]
-    least = draw.bounds("vmic")[0]
-    points = draw.corners(("teff", "logg", "vmic"))
-    points = sorted((p for p in points), key=lambda p: (p["teff"], p["logg"], p["vmic"]))
-    weights: dict[str, dict[str, float]] = {
-        "": dict.fromkeys(names, 1.0), "atoms": dict.fromkeys(names, -1.0),
-    }
-    for molecule in molecules:
-        high = {f"{a.lower()}_h" for a in atoms_of(molecule)}
-        weights[molecule] = {n: 1.0 if n in high else -1.0 / len(names) for n in names}
-    for _, group in groupby(points, key=lambda p: (p["teff"], p["logg"])):
-        point = next(group)
-        for molecule, weight in weights.items():
-            values = {**draw.extreme(weight), **point, "vmic": max(least, point["vmic"])}
-            yield Corner(values, molecule, draw.slack(values) if molecule == "atoms" else {})
+    atoms = species & set(ELEMENTS)
+    carbon = {m for m in species - atoms if "C" in atoms_of(m)}
+    groups = [carbon, *({m} for m in sorted(species - atoms - carbon))]
+    kinds = [(species, dict.fromkeys(names, 1.0)), (atoms, dict.fromkeys(names, -1.0))]
+    for group in filter(None, groups):
+        high = {f"{a.lower()}_h" for m in group for a in atoms_of(m)}
+        kinds.append((group, {n: 1.0 if n in high else -1.0 / len(names) for n in names}))
+    points = sorted(draw.corners(("teff", "logg", "vmic")),
+                    key=lambda p: (p["teff"], p["logg"], p["vmic"]))
+    for _, same in groupby(points, key=lambda p: (p["teff"], p["logg"])):
+        point = next(same)  # that of least vmic
+        for number, (group, weight) in enumerate(kinds):
+            values = {**draw.extreme(weight), **point}
+            yield Corner(values, tuple(sorted(group)), draw.slack(values) if number == 1 else {})
 
 
 def select(
     lines: LineList, recipe: GridRecipe, strength: Strength,
-    models: Callable[[float, float, float, float], Atmosphere],
+    models: Models,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> NDArray[np.bool_]:
     """Return which of the lines matter, (n_line,).
@@ -95,10 +95,9 @@ def select(
     far = distance(lines.wavelength, recipe) / NEAR
     threshold = np.where(far <= 1.0, recipe.settings["lines"]["select"], FAR * far**2)
     kinds = np.array([s.split()[0] for s in lines.species])
-    molecules = sorted(set(kinds) - set(ELEMENTS))
     low, high = recipe.wavelength[0], recipe.wavelength[-1]
     keep = np.zeros(len(lines), dtype=bool)
-    todo = list(corners(recipe, molecules))
+    todo = list(corners(recipe, set(kinds.tolist())))
     for done, corner in enumerate(todo, start=1):
         values = corner.values
         model = models(values["teff"], values["logg"], float(recipe.m_h(values)),
@@ -107,13 +106,9 @@ def select(
                                  recipe.solar_scale)
         ratio = strength(model, composition, values["vmic"], low, high)
         rise = np.array([corner.rise.get(f"{k.lower()}_h", 0.0) for k in kinds])
-        mine = np.ones(len(lines), dtype=bool)
-        if corner.molecule:
-            mine = ~np.isin(kinds, molecules) if corner.molecule == "atoms" else (
-                kinds == corner.molecule)
-        keep |= mine & (ratio * 10.0**rise >= threshold)
+        keep |= np.isin(kinds, corner.species) & (ratio * 10.0**rise >= threshold)
         progress(done, len(todo))
-    return keep | (kinds == "H")  # they reach further than their centres tell
+    return np.asarray(keep | (kinds == "H"))  # they reach further than their centres tell
 
 
 def distance(wavelength: NDArray[np.float64], recipe: GridRecipe) -> NDArray[np.float64]:

@@ -16,7 +16,6 @@ from contextlib import ExitStack
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,9 +23,11 @@ from tqdm import tqdm
 
 from emulators.files import write_json
 from emulators.grid import Grid
-from emulators.synthesis.atmosphere import C3K
+from emulators.synthesis.atmosphere import Models
+from emulators.synthesis.atmosphere_formats import read_models
 from emulators.synthesis.elements import ELEMENTS
 from emulators.synthesis.engine import PySME
+from emulators.synthesis.line_formats import read_lines
 from emulators.synthesis.lines import LineList
 from emulators.synthesis.making import Maker, Shard, reasons
 from emulators.synthesis.recipe import GridRecipe
@@ -100,6 +101,9 @@ def synthesize(
     parts = out.with_name(f"{out.name}.parts")
     _claim(parts, recipe)
     maker = prepare(recipe, parts)
+    if len(before) and (then := _lines_in(out)) != len(maker.engine.lines):
+        raise ValueError(f"'{out}' was made with {then} lines, but this release selects "
+                         f"{len(maker.engine.lines)}: it cannot be extended")
 
     missing = _missing(len(before), number, parts)
     with ExitStack() as stack:
@@ -122,19 +126,21 @@ def prepare(recipe: GridRecipe, folder: Path | None = None) -> Maker:
     """Read the files of a recipe and select its lines; `folder` remembers which."""
     settings = recipe.settings["engine"]
     how = {"n_mu": settings["annuli"], "accuracy": settings["accuracy"]}
-    lines, models = lines_of(recipe), C3K(recipe.atmosphere)
+    lines, models = lines_of(recipe), read_models(recipe.atmosphere)
+    citations = tuple(sorted(set(lines.source.tolist())))
+    lines = replace(lines, source=np.full(len(lines), ""))  # most of their bytes, on the way
     engine = PySME(lines, **how)
     if recipe.settings["lines"]["select"]:
         keep = _selected(engine, recipe, models, folder)
         logger.info("%d of %d lines matter", keep.sum(), len(keep))
         engine = PySME(lines[keep], **how)
-    return Maker(recipe, engine, models)
+    return Maker(recipe, engine, models, citations)
 
 
 def lines_of(recipe: GridRecipe) -> LineList:
     """Return the lines near the windows of a recipe, of the species and isotopes it asks for."""
     settings = recipe.settings["lines"]
-    lines = LineList.read(recipe.lines).in_air()
+    lines = read_lines(recipe.lines).in_air()
     kinds = np.array([s.split()[0] for s in lines.species])
     if wrong := sorted(set(settings["without"]) - set(kinds)):
         raise ValueError(f"lines.without names {', '.join(wrong)}, of which "
@@ -151,7 +157,7 @@ def lines_of(recipe: GridRecipe) -> LineList:
 
 
 def _selected(
-    engine: PySME, recipe: GridRecipe, models: C3K, folder: Path | None
+    engine: PySME, recipe: GridRecipe, models: Models, folder: Path | None
 ) -> NDArray[np.bool_]:
     kept = folder / "lines.npy" if folder is not None else None
     if kept is not None and kept.is_file():
@@ -183,6 +189,11 @@ def _before(recipe: GridRecipe, out: Path, append: bool) -> NDArray[np.int64]:
     if not (there == np.arange(len(there))).all():
         raise ValueError(f"'{out}' lacks some of its first {len(there)} samples")
     return there
+
+
+def _lines_in(out: Path) -> int:
+    with Grid(out) as grid:
+        return int(grid.provenance["made_by"]["n_line"])
 
 
 def _claim(parts: Path, recipe: GridRecipe) -> None:
@@ -248,6 +259,6 @@ def _merge(out: Path, maker: Maker, before: NDArray[np.int64], parts: Path) -> N
         "engine": maker.engine.identity, "stellarfit": version("stellarfit"),
         "n_line": len(maker.engine.lines), "recipe": maker.recipe.contents,
         "atmosphere": maker.models.citation,
-        "lines": sorted(set(maker.engine.lines.source.tolist())),
+        "lines": maker.citations,
     })
     shutil.rmtree(parts)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import pickle
-import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack
-from functools import lru_cache
 from itertools import islice
 from typing import Any
 
@@ -25,7 +22,7 @@ class Workers:
     Parameters
     ----------
     maker : Maker
-        Sent once; each worker unpacks it once.
+        Sent to each worker once.
     workers : int
         Processes to start; 1 for none but this.
     scheduler : str, optional
@@ -74,16 +71,17 @@ class Workers:
         if self._client is None:
             yield from map(self.maker, tasks)
             return
-        import cloudpickle
+        from concurrent.futures import CancelledError
+
         from distributed import KilledWorker, as_completed
 
         # The result of a task rather than scattered data, which is lost with its workers.
-        packed = self._client.submit(zlib.compress, cloudpickle.dumps(self.maker), 1, pure=False)
+        maker = self._client.submit(_hold, self.maker, pure=False)
         left = iter(tasks)
         numbers: dict[str, NDArray[np.int64]] = {}
 
         def submit(index: NDArray[np.int64]) -> Any:
-            future = self._client.submit(_make, packed, index, pure=False)
+            future = self._client.submit(_make, maker, index, pure=False)
             numbers[future.key] = index
             return future
 
@@ -94,6 +92,9 @@ class Workers:
             index = numbers.pop(future.key)
             try:
                 yield future.result()
+            except CancelledError:  # all workers were gone for a while
+                pending.add(submit(index))
+                continue
             except KilledWorker:
                 if len(index) == 1:
                     yield self.maker.lost(index, "the synthesis killed its process")
@@ -104,11 +105,9 @@ class Workers:
                 pending.add(submit(following))
 
 
-@lru_cache(maxsize=1)
-def _unpack(packed: bytes) -> Maker:
-    maker: Maker = pickle.loads(zlib.decompress(packed))  # from our own client, never a file
+def _hold(maker: Maker) -> Maker:
     return maker
 
 
-def _make(packed: bytes, index: NDArray[np.int64]) -> Shard:
-    return _unpack(packed)(index)
+def _make(maker: Maker, index: NDArray[np.int64]) -> Shard:
+    return maker(index)

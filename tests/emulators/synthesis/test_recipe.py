@@ -102,7 +102,7 @@ def test_an_element_described_twice_or_unknown_is_an_error(small: dict[str, Any]
 
 
 def test_a_missing_recipe_says_which_ship(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="those that ship: .*mgb-fgk.toml"):
+    with pytest.raises(FileNotFoundError, match=r"those that ship: .*mgb-fgk\.toml"):
         GridRecipe.read(tmp_path / "absent.toml")
 
 

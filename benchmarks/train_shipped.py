@@ -1,6 +1,6 @@
 """Train and judge what ships: ``python -m benchmarks.train_shipped GRIDS``.
 
-Does the runs of ``data/recipes/two-cores.toml`` in ``--runs`` (a killed one goes on from its
+Does the runs of ``data/trainings/two-cores.toml`` in ``--runs`` (a killed one goes on from its
 last checkpoint, a finished one stays), and the MLP of The Payne on the same FGK spectra;
 measures ``mgb-base`` and ``mgb-fgk`` on the validation spectra of their grids; and writes them
 with their model cards and error models to ``data/emulators``, the numbers to
@@ -24,7 +24,7 @@ from emulators.config import Config
 RESULTS = Path(__file__).parent / "results"
 ROOT = Path(__file__).parents[1]
 SHIPPED = ROOT / "data" / "emulators"
-RECIPE = ROOT / "data" / "recipes" / "two-cores.toml"
+RECIPE = ROOT / "data" / "trainings" / "two-cores.toml"
 GRIDS = {"mgb-base": "mgb-pretrain.h5", "mgb-fgk": "mgb-fgk.h5", "mlp-fgk": "mgb-fgk.h5"}
 #: what the cards say beyond numbers
 LIMITS = {

@@ -38,12 +38,13 @@ from typing import Any
 import torch
 
 from emulators.emulator import Emulator
+from emulators.files import shipped_folder
 from emulators.grid import Grid
 from emulators.labels import LabelSet, unknown_names
 from emulators.lora import Lora
 from emulators.networks import NETWORKS, build, options_of
 from emulators.recipe import Recipe
-from emulators.storage import available, shipped_recipes
+from emulators.storage import available
 from emulators.training import lora_of, train
 
 TABLES = ("grids", "defaults", "train")
@@ -74,7 +75,7 @@ class Config:
         Parameters
         ----------
         path : path
-            A file, or the name of one in ``data/recipes``, which ships.
+            A file, or the name of one in ``data/trainings``, which ships.
         grids : path, optional
             The folder of the grids; that of the file by default.
 
@@ -143,10 +144,10 @@ class Config:
 
 
 def _file(path: str | Path) -> Path:
-    for file in (Path(path), shipped_recipes() / path):
+    for file in (Path(path), shipped_folder("trainings") / path):
         if file.is_file():
             return file
-    ship = sorted(p.name for p in shipped_recipes().glob("*.toml"))
+    ship = sorted(p.name for p in shipped_folder("trainings").glob("*.toml"))
     raise FileNotFoundError(f"no configuration file '{path}'; those that ship: {', '.join(ship)}")
 
 

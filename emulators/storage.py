@@ -164,11 +164,6 @@ def shipped() -> Path:
     return shipped_folder("emulators")
 
 
-def shipped_recipes() -> Path:
-    """Return the folder of the recipes that come with the package."""
-    return shipped_folder("recipes")
-
-
 def available() -> list[str]:
     """Return the names of the emulators that come with the package."""
     return sorted(p.parent.name for p in shipped().glob("*/emulator.json"))

@@ -16,7 +16,7 @@ from emulators.cli import main
 from emulators.config import Config
 from emulators.storage import shipped
 
-RECIPES = sorted((shipped().parent / "recipes").glob("*.toml"))
+RECIPES = sorted((shipped().parent / "trainings").glob("*.toml"))
 TWO = """
 [grids]
 wide = "wide.h5"

@@ -20,7 +20,7 @@ import emulators
 
 RESULTS = Path(__file__).parent / "results"
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
-NUMBERS = (300, 700, 1400, 2800, 5600)
+NUMBERS = (340, 690, 1380, 2750, 5500)
 STEPS = 8_000
 
 

@@ -32,7 +32,6 @@ A sample is a function of the seed and its number alone.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations, product
 from typing import Any
@@ -41,94 +40,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emulators.labels import Domain, unknown_names
+from emulators.synthesis.drawn import Affine, Drawn, as_list
 from emulators.synthesis.elements import ELEMENTS
 
 SAMPLINGS = ("sobol", "random")
-KEYS = ("uniform", "on", "at_least", "at_most")
 UNITS = {"teff": "K", "vmic": "km/s", "he_frac": ""}
-
-
-@dataclass(frozen=True)
-class Affine:
-    """A constant plus multiples of labels."""
-
-    constant: float = 0.0
-    coefficients: Mapping[str, float] | None = None
-
-    @property
-    def names(self) -> set[str]:
-        """The labels it depends on."""
-        return set(self.coefficients or {})
-
-    def __call__(self, values: Mapping[str, Any]) -> Any:
-        """Return its value where the labels are known."""
-        return self.constant + sum(c * values[n] for n, c in (self.coefficients or {}).items())
-
-    def plus(self, other: Affine) -> Affine:
-        """Return the sum."""
-        mine, its = dict(self.coefficients or {}), other.coefficients or {}
-        for name, coefficient in its.items():
-            mine[name] = mine.get(name, 0.0) + coefficient
-        return Affine(self.constant + other.constant, mine)
-
-    @classmethod
-    def read(cls, value: Any, key: str) -> Affine:
-        """Return what a number, a name or a table of coefficients says."""
-        if isinstance(value, str):
-            return cls(0.0, {value: 1.0})
-        if _is_number(value):
-            return cls(float(value))
-        if not isinstance(value, dict) or not all(_is_number(v) for v in value.values()):
-            raise ValueError(f"{key} must be a number, a label or a table of numbers such as "
-                             f"{{ teff = 0.001, constant = 2 }}, got {value!r}")
-        terms = {n: float(v) for n, v in value.items() if n != "constant"}
-        return cls(float(value.get("constant", 0.0)), terms)
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """A label, uniform between the largest of its lower and the smallest of its upper limits."""
-
-    name: str
-    key: str
-    low: tuple[Affine, ...]
-    high: tuple[Affine, ...]
-    hidden: bool = False
-
-    @property
-    def names(self) -> set[str]:
-        """The labels it depends on."""
-        return {n for limit in (*self.low, *self.high) for n in limit.names}
-
-    @classmethod
-    def read(cls, name: str, value: Any, key: str) -> Drawn:
-        """Return what a recipe says of a label."""
-        if _is_number(value):
-            value = {"uniform": [value, value]}
-        if not isinstance(value, dict):
-            raise ValueError(f"{key} must be a number or a table, got {value!r}")
-        if wrong := sorted(set(value) - {*KEYS, "hidden"}):
-            raise unknown_names(wrong, (*KEYS, "hidden"), f"key in {key}:")
-        if not isinstance(hidden := value.get("hidden", False), bool):
-            raise ValueError(f"{key}.hidden must be true or false, got {hidden!r}")
-        if not {"uniform", "on"} & set(value):
-            raise ValueError(f"{key} needs 'uniform' or 'on', or a number that fixes it")
-        ends = value.get("uniform", [0.0, 0.0])
-        if not isinstance(ends, list) or len(ends) != 2 or not all(map(_is_number, ends)):
-            raise ValueError(f"{key}.uniform must be two numbers, got {ends!r}")
-        if not ends[0] <= ends[1]:
-            raise ValueError(f"{key}.uniform must rise, got {ends!r}")
-        on = Affine.read(value.get("on", 0.0), f"{key}.on")
-        low, high = ([on.plus(Affine(float(end)))] + [
-            Affine.read(limit, f"{key}.{which}") for limit in _as_list(value.get(which, []))
-        ] for end, which in zip(ends, ("at_least", "at_most"), strict=True))
-        return cls(name, key, tuple(low), tuple(high), hidden)
-
-    def __call__(self, u: Any, values: Mapping[str, Any]) -> Any:
-        """Return the value a fraction `u` of the way from the lower to the upper limit."""
-        low = np.max(np.broadcast_arrays(*(limit(values) for limit in self.low)), axis=0)
-        high = np.min(np.broadcast_arrays(*(limit(values) for limit in self.high)), axis=0)
-        return low + u * (high - low)
 
 
 class Distribution:
@@ -311,7 +227,7 @@ def _symbols(of: Any, solar: NDArray[np.float64], taken: set[str], key: str) -> 
     if of == "others":
         yield from (s for s in known if f"{s.lower()}_h" not in taken)
         return
-    for item in _as_list(of):
+    for item in as_list(of):
         first, dash, last = str(item).partition("-")
         ends = [first, last if dash else first]
         if wrong := [s for s in ends if s not in known]:
@@ -373,11 +289,3 @@ def _faces(drawn: Sequence[Drawn]) -> tuple[NDArray[np.float64], NDArray[np.floa
                 rows.append(row)
                 limits.append(sign * bound.constant)
     return np.array(rows), np.array(limits)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _as_list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]

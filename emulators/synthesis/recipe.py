@@ -51,7 +51,8 @@ from numpy.typing import NDArray
 from emulators.files import sha256, shipped_folder
 from emulators.labels import unknown_names
 from emulators.synthesis.abundances import SOLAR_SCALES
-from emulators.synthesis.distribution import Affine, Distribution, read_distribution
+from emulators.synthesis.distribution import Distribution, read_distribution
+from emulators.synthesis.drawn import Affine, is_number
 
 #: the keys of each table with their defaults; None where a value must be given
 TABLES: dict[str, dict[str, Any]] = {
@@ -240,9 +241,6 @@ def _check(settings: dict[str, dict[str, Any]]) -> None:
         table, name = key.split(".")
         if not right:
             raise ValueError(f"{key} must be {what}, got {settings[table][name]!r}")
-
-    def is_number(value: Any) -> bool:
-        return isinstance(value, int | float) and not isinstance(value, bool)
 
     grid, wave = settings["grid"], settings["wavelength"]
     require("grid.number", type(grid["number"]) is int and grid["number"] >= 1,

@@ -28,6 +28,7 @@ IMAGES = Path(__file__).parents[1] / "docs" / "images"
 WINDOWS = ((5150.0, 5300.0), (5300.0, 5450.0), (6400.0, 6550.0), (6500.0, 6640.0))
 SUN = {"teff": 5772.0, "logg": 4.438, "vmic": 1.0}
 SAMPLING = 300_000
+H_ALPHA, WINGS = 6562.80, (2.0, 3.0, 5.0, 10.0)
 LIGHT = 299792.458
 
 
@@ -76,6 +77,19 @@ def compare(star: stellarfit.Spectrum, low: float, high: float) -> dict[str, Any
     }
 
 
+def wings(at: NDArray[np.float64], model: NDArray[np.float64],
+          star: NDArray[np.float64]) -> dict[str, list[float]]:
+    """Return the flux of star and synthesis at distances from H-alpha, blends passed over.
+
+    The upper part of 0.6 Angstrom of either side, averaged.
+    """
+    def between_lines(flux: NDArray[np.float64], distance: float) -> float:
+        sides = (np.abs(at - H_ALPHA - sign * distance) < 0.3 for sign in (-1, 1))
+        return float(np.mean([np.percentile(flux[side], 85) for side in sides]))
+
+    return {f"{d:g}": [between_lines(star, d), between_lines(model, d)] for d in WINGS}
+
+
 def draw(found: list[dict[str, Any]], path: Path) -> None:
     """Plot each window and its residual."""
     import matplotlib.pyplot as plt
@@ -107,7 +121,10 @@ def main(spectra: Path) -> None:
     found = [compare(star, *window) for window in WINDOWS]
     draw(found, IMAGES / "sun.png")
     for one in found:
-        del one["plot"]
+        plot = one.pop("plot")
+        if one["window"][0] < H_ALPHA - 20 and one["window"][1] > H_ALPHA + 20:
+            one["h_alpha_star_and_synthesis"] = wings(*plot)
+            print("H-alpha:", one["h_alpha_star_and_synthesis"])
         print("{window[0]:.0f}-{window[1]:.0f} Å: median {median_abs:.4f}, rms {rms:.4f}, "
               "velocity {velocity:.2f} km/s, sigma {sigma:.2f} km/s".format(**one))
     RESULTS.mkdir(exist_ok=True)

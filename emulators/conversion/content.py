@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from emulators.columns import column_words
 from emulators.grid_check import FEW, HIGHEST, LOWEST, outside
 
 # Names of columns by what they hold, without case and signs, the preferred first.
@@ -86,7 +86,7 @@ def from_columns(columns: Mapping[str, Any], units: Mapping[str, str] | None = N
             f"{', '.join(WAVELENGTH[:3])}, ... and one called {', '.join(FLUX[5:7])}, ..."
         )
     continuum = _column(columns, CONTINUUM)
-    _, unit, medium = _words(wavelength)
+    _, unit, medium = column_words(wavelength)
     return Content(
         _numbers(columns[wavelength], wavelength), _numbers(columns[flux], flux),
         None if continuum is None else _numbers(columns[continuum], continuum),
@@ -95,22 +95,9 @@ def from_columns(columns: Mapping[str, Any], units: Mapping[str, str] | None = N
 
 
 def _column(columns: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
-    bare = {_words(c)[0]: c for c in reversed(list(columns))}  # the first of a name wins
+    # The first of a name wins.
+    bare = {column_words(c)[0].replace("_", ""): c for c in reversed(list(columns))}
     return next((bare[n] for n in names if n in bare), None)
-
-
-def _words(column: str) -> tuple[str, str, str]:
-    """Return the bare name of a column, and the unit and the medium that stand in it."""
-    text = column.strip().lower()
-    unit = m.group(1).strip() if (m := re.search(r"[\[(](.*?)[\])]", text)) else ""
-    name = re.sub(r"\W+", "_", re.sub(r"[\[(].*", "", text)).strip("_")
-    if m := re.fullmatch(r"(.+?)_(nm|angstroms?|um|aa)", name):
-        name, unit = m.group(1), unit or m.group(2)
-    medium = "air" if name == "awav" else ""
-    if m := re.fullmatch(r"(.+?)_?(air|vac|vacuum)", name):
-        name, medium = m.group(1), "air" if m.group(2) == "air" else "vacuum"
-    name = name.replace("_", "")
-    return name, unit, medium
 
 
 def _numbers(values: Any, what: str) -> NDArray[np.float64]:

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from emulators.files import write_json
+from emulators.files import atomic_write, write_json
 from emulators.grid import Grid
 from emulators.synthesis.atmosphere import Models
 from emulators.synthesis.atmosphere_formats import read_models
@@ -118,7 +118,8 @@ def synthesize(
             bar.update(last - first)
     if lost := _missing(len(before), number, parts):
         raise RuntimeError(f"the workers did not return samples {lost}; call again")
-    _merge(out, maker, before, parts)
+    _merge(out, maker, len(before), [path for _, path in _shards(parts, len(before), number)])
+    shutil.rmtree(parts)
     return Grid(out)
 
 
@@ -169,7 +170,8 @@ def _selected(
 
         keep = select(engine.lines, recipe, engine.strength, models, tell)
     if kept is not None:
-        np.save(kept, keep)
+        with atomic_write(kept) as temporary:
+            np.save(temporary, keep)
     return keep
 
 
@@ -208,25 +210,28 @@ def _claim(parts: Path, recipe: GridRecipe) -> None:
     write_json(mark, {"fingerprint": recipe.fingerprint, **recipe.contents})
 
 
-def _shards(parts: Path) -> list[tuple[Range, Path]]:
-    """Return the finished shards, by their samples."""
-    found = []
+def _shards(parts: Path, start: int, number: int) -> list[tuple[Range, Path]]:
+    """Return the finished shards between two numbers of samples, in order, none twice.
+
+    A folder may hold others too: of a run that asked for more, or that was killed after the
+    grid had its name and before the folder went.
+    """
+    found, at = [], start
     for path in sorted(parts.glob("[0-9]*-*.npz")):
-        first, _, last = path.stem.partition("-")
-        found.append(((int(first), int(last)), path))
+        first, last = map(int, path.stem.split("-"))
+        if at <= first and last <= number:
+            found.append(((first, last), path))
+            at = last
     return found
 
 
 def _missing(start: int, number: int, parts: Path) -> list[Range]:
     """Return the ranges of samples between two numbers that no shard holds."""
     missing, at = [], start
-    for (first, last), _ in _shards(parts):
-        if first > at:
-            missing.append((at, min(first, number)))
-        at = max(at, last)
-    if at < number:
-        missing.append((at, number))
-    return [(a, b) for a, b in missing if a < b]
+    for (first, last), _ in _shards(parts, start, number):
+        missing.append((at, first))
+        at = last
+    return [(a, b) for a, b in [*missing, (at, number)] if a < b]
 
 
 def _cut(ranges: list[Range], size: int) -> Iterator[NDArray[np.int64]]:
@@ -240,17 +245,16 @@ def _range_of(made: Shard) -> Range:
     return int(numbers.min()), int(numbers.max()) + 1
 
 
-def _merge(out: Path, maker: Maker, before: NDArray[np.int64], parts: Path) -> None:
-    shards = [path for _, path in _shards(parts)]
-
+def _merge(out: Path, maker: Maker, before: int, shards: list[Path]) -> None:
+    """Write the grid of `before` samples that are in `out` and of those in the shards."""
     def content() -> Iterator[Shard]:
-        if len(before):
+        if before:
             yield from read_shards(out)
         yield from map(Shard.read, shards)
 
     failed = [str(r) for path in shards for r in Shard.read(path).failed_reason]
     count = sum(len(Shard.read(path).index) for path in shards)
-    if not count and not len(before):
+    if not count and not before:
         raise ValueError(f"not one spectrum could be made: {reasons(failed)}")
     if failed:
         logger.warning("%d of %d spectra failed, kept with their labels in /failed: %s",
@@ -261,4 +265,3 @@ def _merge(out: Path, maker: Maker, before: NDArray[np.int64], parts: Path) -> N
         "atmosphere": maker.models.citation,
         "lines": maker.citations,
     })
-    shutil.rmtree(parts)

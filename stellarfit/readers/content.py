@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from emulators.columns import column_words
 
 # Names of columns and image extensions by what they hold, the preferred first.
 WAVELENGTH = ("wavelength", "wave", "lambda", "lam", "wl", "awav", "wavel", "wvl")
@@ -70,15 +71,7 @@ class Column:
 
         ``Wavelength_air [nm]`` gives ``wavelength``, ``nm``, ``air``.
         """
-        text = self.name.strip().strip("\"'").lower()
-        unit = m.group(1).strip() if (m := re.search(r"[\[(](.*?)[\])]", text)) else ""
-        name = re.sub(r"\W+", "_", re.sub(r"[\[(].*", "", text)).strip("_")
-        if m := re.fullmatch(r"(.+?)_(nm|um|micron|angstroms?|aa)", name):
-            name, unit = m.group(1), unit or m.group(2)
-        medium = "air" if name == "awav" else ""
-        if m := re.fullmatch(r"(.+?)_?(air|vac|vacuum)", name):
-            name, medium = m.group(1), "air" if m.group(2) == "air" else "vacuum"
-        return name, unit, medium
+        return column_words(self.name)
 
 
 def read_bytes(path: Path, size: int = -1) -> bytes:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import gzip
 import logging
-import pickle
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import cache
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -382,8 +383,9 @@ class TestSme:
 
     def test_it_reaches_other_processes(self, grid: Path) -> None:
         models = read_models(grid)
-        there = pickle.loads(pickle.dumps(models))
-        same(there(5700.0, 4.2, -0.2), models(5700.0, 4.2, -0.2), rtol=1e-12)
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            there = pool.submit(models, 5700.0, 4.2, -0.2).result()
+        same(there, models(5700.0, 4.2, -0.2), rtol=1e-12)
 
     def test_something_else_is_no_grid(self, tmp_path: Path) -> None:
         pytest.importorskip("pysme", reason="needs the extra [synthesis]")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -80,6 +81,28 @@ def test_what_is_there_is_not_overwritten_nor_extended_by_another_recipe(
     other = GridRecipe.from_dict(small)
     with pytest.raises(ValueError, match="made from another recipe"):
         synthesize(other, out, append=True)
+
+
+def test_shards_left_by_other_runs_are_neither_counted_twice_nor_taken_for_more(
+    recipe: GridRecipe, tmp_path: Path
+) -> None:
+    out, parts, kept = tmp_path / "grid.h5", tmp_path / "grid.h5.parts", tmp_path / "kept"
+
+    def leave(path: Path) -> None:
+        shutil.copytree(path, kept, dirs_exist_ok=True)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("emulators.synthesis.synthesize.shutil.rmtree", leave)
+        synthesize(recipe, out, shard=4, progress=False)  # 0-4 and 4-6
+        assert parts.exists()  # killed before the folder went
+    shutil.copytree(kept, parts, dirs_exist_ok=True)
+    out.unlink()
+    few = synthesize(recipe, out, number=5, progress=False)  # 4-6 reaches too far
+    assert few.n_spec == 5
+    shutil.copytree(kept, parts)
+    assert synthesize(recipe, out, append=True, progress=False).n_spec == 6
+    whole = synthesize(recipe, tmp_path / "whole.h5", progress=False)
+    assert sha256(out) == sha256(whole.path)
 
 
 def test_failures_are_kept_with_their_labels_and_reason(

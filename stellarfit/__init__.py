@@ -11,24 +11,29 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from stellarfit.fitting import fit
+    from stellarfit.calibration import Calibration, calibrate, load_calibration
+    from stellarfit.fitting import fit, fit_batch
     from stellarfit.instrument import Instrument
     from stellarfit.quality import Flag
-    from stellarfit.readers import read
+    from stellarfit.readers import read, read_all
     from stellarfit.result import FitResult, load_result
     from stellarfit.sampling import Posterior, sample
     from stellarfit.spectrum import Spectrum
 
 __all__ = [
-    "FitResult", "Flag", "Instrument", "Posterior", "Spectrum",
-    "fit", "load_result", "read", "sample",
+    "Calibration", "FitResult", "Flag", "Instrument", "Posterior", "Spectrum",
+    "calibrate", "fit", "fit_batch", "load_calibration", "load_result", "read",
+    "read_all", "sample",
 ]
 
 # Loaded at first use, so that the command line can answer --help without torch.
 _HOMES = {
-    "FitResult": "result", "Flag": "quality", "Instrument": "instrument",
+    "Calibration": "calibration", "FitResult": "result", "Flag": "quality",
+    "Instrument": "instrument",
     "Posterior": "sampling", "Spectrum": "spectrum", "fit": "fitting",
-    "load_result": "result", "read": "readers", "sample": "sampling",
+    "calibrate": "calibration", "fit_batch": "fitting", "load_calibration": "calibration",
+    "load_result": "result", "read": "readers",
+    "read_all": "readers", "sample": "sampling",
 }
 
 

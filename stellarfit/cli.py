@@ -39,12 +39,37 @@ def _names(_: click.Context, __: click.Parameter, value: str | None) -> list[str
     return [n.strip() for n in value.split(",") if n.strip()] if value else None
 
 
+def _each_arm(_: click.Context, __: click.Parameter, value: str | None) -> str | list[str] | None:
+    """Return one value, or a list of several."""
+    if value is None or "," not in value:
+        return value
+    return [v.strip() for v in value.split(",")]
+
+
+def _each_resolution(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> float | list[float] | None:
+    words = _each_arm(context, parameter, value)
+    try:
+        return None if words is None else (
+            float(words) if isinstance(words, str) else [float(w) for w in words])
+    except ValueError as error:
+        raise click.BadParameter(f"expected a number, or several with commas: {error}") from error
+
+
 def fit_options(command: Any) -> Any:
     """Add the options that fitting and sampling share."""
     for option in reversed((
         click.argument("files", nargs=-1, required=True, metavar="FILE..."),
-        click.option("-i", "--instrument", help="Name of a spectrograph, such as harps."),
-        click.option("-R", "--resolution", type=float, help="R = wavelength / FWHM."),
+        click.option("-i", "--instrument", callback=_each_arm,
+                     help="Name of a spectrograph, such as harps, or a file of wavelength and R; "
+                          "with --together one for all, or one per file, comma-separated."),
+        click.option("-R", "--resolution", callback=_each_resolution, metavar="R[,R...]",
+                     help="R = wavelength / FWHM; likewise."),
+        click.option("--together", is_flag=True,
+                     help="The files are arms, orders or exposures of one star, named 1, 2, ..."),
+        click.option("--target", "targets", multiple=True, metavar="NAME",
+                     help="Of a file of many stars (a DESI coadd), only this one; repeatable."),
         click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path),
                      default=Path("out"), show_default=True, help="Folder of the results."),
         click.option("-e", "--emulator", default="mgb-fgk", show_default=True,
@@ -56,8 +81,20 @@ def fit_options(command: Any) -> Any:
                      help="Hold a parameter; repeatable."),
         click.option("--tie", "tied", multiple=True, callback=_assignments,
                      metavar="NAME=OTHER", help="Move one parameter with another; repeatable."),
-        click.option("--continuum", type=click.IntRange(0, 30), default=3, show_default=True,
-                     help="Degree of the continuum polynomial."),
+        click.option("--prior", "priors", multiple=True, callback=_assignments,
+                     metavar="NAME=PRIOR", help="gaussian:MEAN:SIGMA, uniform:LOW:HIGH, or for "
+                     "teff bp_rp:COLOUR:ERROR; repeatable."),
+        click.option("--continuum", default="3", show_default=True,
+                     help="Degree of a polynomial, chebyshev:DEGREE:BREAK..., spline:ANGSTROM "
+                          "or normalised."),
+        click.option("--calibration", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+                     help="What the physics gets wrong, from 'stellarfit calibrate'."),
+        click.option("--jitter/--no-jitter", default=True, show_default=True,
+                     help="Add the noise that the errors lack."),
+        click.option("--robust/--no-robust", default=True, show_default=True,
+                     help="Weigh outliers down."),
+        click.option("--correlation", type=click.FloatRange(0.0, 1.0, max_open=True), default=0.0,
+                     show_default=True, help="Of the noise of neighbouring, resampled pixels."),
         click.option("--emulator-error/--no-emulator-error", default=True, show_default=True,
                      help="Add the emulator's own error to the noise."),
         click.option("--seed", type=int, default=0, show_default=True),
@@ -89,7 +126,8 @@ def main() -> None:
 @click.option("--plot/--no-plot", default=True, show_default=True)
 def fit_command(
     files: tuple[str, ...], output: Path, truth: Path | None, plot: bool, as_json: bool,
-    threads: int, verbose: bool, **options: Any,
+    threads: int, verbose: bool, medium: str | None, together: bool, targets: tuple[str, ...],
+    **options: Any,
 ) -> None:
     """Fit the labels of stars.
 
@@ -99,27 +137,64 @@ def fit_command(
     \b
     stellarfit fit sun.fits procyon.fits --instrument harps -o out
     stellarfit fit star.txt -R 20000 --medium air --fix vsini=0 --tie ca_fe=mg_fe
+    stellarfit fit blue.fits red.fits --together -R 20000,28000
     """
-    options = _settle(files, options, threads, verbose)
+    options = _settle(files[:1] if together else files, options, threads, verbose)
     known = _truth(truth) if truth else None
 
-    def one(file: str) -> dict[str, Any]:
+    def one(star: Any, stem: str) -> dict[str, Any]:
         import stellarfit
         from stellarfit.quality import names_of
 
-        result = stellarfit.fit(file, **_per_file(options))
-        _write(result, output / _stem(file), plot)
+        result = stellarfit.fit(star, **options)
+        _write(result, output / stem, plot)
         if not as_json:
             click.echo(result.summary(known) + "\n")
         return {"labels": {n: result.labels[n] for n in result.names},
                 "errors": {n: _finite(result.errors[n]) for n in result.names},
+                "verdicts": result.verdicts,
                 "flags": result.flags, "flag_names": names_of(result.flags),
                 "converged": result.converged,
                 "chi2": _finite(result.chi2), "dof": result.dof,
                 "residual_rms": _finite(result.residual_rms),
                 "provenance": result.provenance}
 
-    _each(files, one, as_json)
+    _each(files, one, as_json, medium=medium, together=together, targets=targets)
+
+
+@main.command("calibrate")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False))
+@click.option("-l", "--label", "labels", multiple=True, callback=_numbers, required=True,
+              metavar="NAME=VALUE", help="What is known of the star; repeatable.")
+@click.option("-i", "--instrument", help="Name of a spectrograph, such as harps.")
+@click.option("-R", "--resolution", type=float, help="R = wavelength / FWHM.")
+@click.option("-e", "--emulator", default="mgb-fgk", show_default=True,
+              help="Name of one that ships, or a folder.")
+@click.option("--medium", type=click.Choice(["air", "vacuum"]),
+              help="Of the wavelengths, where the file does not say.")
+@click.option("--free", callback=_names, default="rv,vsini", show_default=True,
+              help="What is fitted nevertheless, comma-separated.")
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), required=True)
+def calibrate_command(
+    file: str, labels: dict[str, float], free: list[str], output: Path, **options: Any
+) -> None:
+    """Learn from a star of known labels which pixels a model gets wrong.
+
+    \b
+    stellarfit calibrate sun.fits -i harps -l teff=5772 -l logg=4.438 -l vmic=1.0 \\
+        -l fe_h=0 --free rv,vsini,vmac -o sun.h5
+    stellarfit fit star.fits -i harps --calibration sun.h5
+    """
+    import stellarfit
+
+    try:
+        mask, result = stellarfit.calibrate(file, labels=labels, free=tuple(free),
+                                            **_given(options))
+        mask.save(output)
+    except FAILURES as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"{result.summary()}\n\nwrote {output}: residual scatter "
+               f"{100 * result.residual_rms:.2f} % of the continuum")
 
 
 @main.command("sample")
@@ -129,7 +204,8 @@ def fit_command(
 @click.option("--plot/--no-plot", default=True, show_default=True, help="Draw the corner plot.")
 def sample_command(
     files: tuple[str, ...], output: Path, max_steps: int, walkers: int | None, plot: bool,
-    as_json: bool, threads: int, verbose: bool, **options: Any,
+    as_json: bool, threads: int, verbose: bool, medium: str | None, together: bool,
+    targets: tuple[str, ...], **options: Any,
 ) -> None:
     """Sample the posterior of stars' labels with emcee.
 
@@ -138,19 +214,18 @@ def sample_command(
     \b
     stellarfit sample sun.fits --instrument harps --max-steps 2000 -o out
     """
-    options = _settle(files, options, threads, verbose)
+    options = _settle(files[:1] if together else files, options, threads, verbose)
 
-    def one(file: str) -> dict[str, Any]:
+    def one(star: Any, stem: str) -> dict[str, Any]:
         import numpy as np
 
         import stellarfit
 
-        posterior = stellarfit.sample(file, max_steps=max_steps, walkers=walkers,
-                                      progress=not as_json, **_per_file(options))
-        stem = output / _stem(file)
-        posterior.save(stem.with_name(stem.name + "-samples.ecsv"))
+        posterior = stellarfit.sample(star, max_steps=max_steps, walkers=walkers,
+                                      progress=not as_json, **options)
+        posterior.save(output / f"{stem}-samples.ecsv")
         if plot:
-            posterior.corner(stem.with_name(stem.name + "-corner.png"))
+            posterior.corner(output / f"{stem}-corner.png")
         if not as_json:
             click.echo(posterior.summary() + "\n")
         low, median, high = np.percentile(posterior.samples, [15.87, 50, 84.13], axis=0)
@@ -163,7 +238,7 @@ def sample_command(
                         zip(posterior.names, posterior.tau.tolist(), strict=True)},
                 "flags": posterior.fit.flags, "provenance": posterior.fit.provenance}
 
-    _each(files, one, as_json)
+    _each(files, one, as_json, medium=medium, together=together, targets=targets)
 
 
 def _truth(path: Path) -> dict[str, float]:
@@ -193,36 +268,70 @@ def _settle(
                         format="%(levelname)s %(name)s: %(message)s")
     torch.set_num_threads(threads)
     try:
-        return {**options, "emulator": emulators.load(options["emulator"])}
+        return {**_given(options), "emulator": emulators.load(options["emulator"])}
     except FAILURES as error:
         raise click.ClickException(str(error)) from error
 
 
-def _per_file(options: dict[str, Any]) -> dict[str, Any]:
+def _given(options: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in options.items() if v is not None}
 
 
-def _each(files: tuple[str, ...], one: Any, as_json: bool) -> None:
-    """Treat every file; a bad one is reported and the rest go on."""
+def _each(
+    files: tuple[str, ...], one: Any, as_json: bool, *, medium: str | None, together: bool,
+    targets: tuple[str, ...],
+) -> None:
+    """Treat every star of every file; a bad one is reported and the rest go on."""
     from tqdm import tqdm
 
-    report, failed = [], 0
-    bar = tqdm(files, unit="star", disable=True if as_json or len(files) == 1 else None)
-    for file in bar:
+    groups = [list(files)] if together else [[f] for f in files]
+    report: list[dict[str, Any]] = []
+    bar = tqdm(groups, unit="file", disable=True if as_json or len(groups) == 1 else None)
+    for group in bar:
+        file = group[0]
         try:
-            report.append({"file": file, **one(file)})
+            stars = _read(group, medium, targets)
         except FAILURES as error:
-            failed += 1
-            report.append({"file": file, "error": str(error)})
-            where = "" if file in str(error) else f"{file}: "
-            click.echo(f"Error: {where}{' '.join(str(error).split())}", err=True)
+            report.append({"file": file, "error": _report(file, error)})
+            continue
+        for stem, star in stars.items():
+            try:
+                report.append({"file": file, "name": stem, **one(star, stem)})
+            except FAILURES as error:
+                where = file if len(stars) == 1 else f"{file}, {stem}"
+                report.append({"file": file, "name": stem, "error": _report(where, error)})
     if as_json:
         click.echo(json.dumps(report, indent=1, allow_nan=False))
-    if failed:
+    if any("error" in row for row in report):
         sys.exit(1)
 
 
+def _read(group: list[str], medium: str | None, targets: tuple[str, ...]) -> dict[str, Any]:
+    """Return the stars of a file, or the one of several, by what their results are called."""
+    import stellarfit
+
+    known = {"medium": medium} if medium else {}
+    stem = _stem(group[0])
+    if len(group) > 1:
+        return {stem: [stellarfit.read(f, **known) for f in group]}
+    stars = stellarfit.read_all(group[0], **known)
+    if not targets:
+        return {stem: next(iter(stars.values()))} if len(stars) == 1 else {
+            f"{stem}-{name}": star for name, star in stars.items()}
+    if missing := [t for t in targets if t not in stars]:
+        raise ValueError(f"no target {', '.join(missing)}; the file has {', '.join(stars)}")
+    return {f"{stem}-{t}": stars[t] for t in targets}
+
+
+def _report(where: str, error: Exception) -> str:
+    """Say on stderr what went wrong; return it."""
+    said = " ".join(str(error).split())
+    click.echo(f"Error: {said if where in said else f'{where}: {said}'}", err=True)
+    return str(error)
+
+
 def _stem(file: str) -> str:
+    """Return the name that the results of a file get."""
     name = Path(file).name
     for suffix in (".gz", Path(name.removesuffix(".gz")).suffix):
         name = name.removesuffix(suffix)

@@ -1,4 +1,4 @@
-"""From an observed star to its labels."""
+"""From observed stars to their labels."""
 
 from __future__ import annotations
 
@@ -9,28 +9,36 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from emulators import Emulator
+from emulators.labels import is_abundance
 from stellarfit import optimize
-from stellarfit.forward import refinement_for
-from stellarfit.instrument import Instrument
-from stellarfit.parameters import STAGES
+from stellarfit.calibration import Calibration
+from stellarfit.parameters import stage_of
+from stellarfit.polytope import bounding_box
+from stellarfit.priors import Prior
 from stellarfit.problem import DEFAULT_EMULATOR, Problem, prepare
 from stellarfit.quality import Flag
-from stellarfit.result import FitResult, relative_scatter
+from stellarfit.result import FitResult
+from stellarfit.weighting import Weighting
 
 Array = NDArray[np.float64]
 METHODS = ("lm", "adam")
+#: rounds of fitting and weighing anew; errors, outliers and colours settle in two or three
+ROUNDS = 4
+#: a star whose parameters moved less than this, in sigma, is settled
+SETTLED = 0.05
 
 
 def fit(
-    spectrum: Any, flux: Any = None, *, instrument: str | Instrument | None = None,
-    resolution: float | None = None, emulator: str | Path | Emulator = DEFAULT_EMULATOR,
+    spectrum: Any, flux: Any = None, *, instrument: Any = None, resolution: Any = None,
+    emulator: str | Path | Emulator = DEFAULT_EMULATOR,
     free: Sequence[str] | None = None, fixed: Mapping[str, float] | None = None,
-    tied: Mapping[str, str] | None = None, continuum: int = 3, method: str = "lm",
-    start: FitResult | None = None, emulator_error: bool = True, seed: int = 0,
+    tied: Mapping[str, str] | None = None, priors: Mapping[str, Prior | str] | None = None,
+    continuum: Any = 3, method: str = "lm", start: FitResult | None = None,
+    emulator_error: bool = True, calibration: str | Path | Calibration | None = None,
+    jitter: bool = True, robust: bool = True, correlation: float = 0.0, seed: int = 0,
     **spectrum_options: Any,
 ) -> FitResult:
     """Fit the labels of an observed star.
@@ -38,29 +46,47 @@ def fit(
     Parameters
     ----------
     spectrum : path, Spectrum, specutils.Spectrum, or (n_pix,) wavelengths
+        Or a list, or a mapping of names, of the first three: arms, orders or exposures of
+        one star, fitted together.  One outside the emulator's range is left out and reported.
     flux : (n_pix,) array, optional
         With bare wavelengths.
     instrument : str or Instrument, optional
-        A preset's name; or give
+        A preset's name, a file of wavelength and R, or an `Instrument`; or give
     resolution : float, optional
-        R = wavelength / FWHM of the line-spread function.
+        R = wavelength / FWHM of the line-spread function.  Neither is needed where the file
+        brings its own.  Both, and `continuum`, may be lists or mappings with one per arm.
     emulator : str, path or Emulator
     free : sequence of str, optional
-        Labels (``teff``, ``mg_h``), ratios (``mg_fe``) and ``rv``, ``vsini``,
-        ``resolution``, ``epsilon``; `stellarfit.parameters.DEFAULT_FREE` by default.  An
-        element that nobody mentions follows iron.
+        Labels (``teff``, ``mg_h``), ratios (``mg_fe``) and ``rv``, ``vsini``, ``vmac``,
+        ``resolution``, ``epsilon``, with several arms also ``rv_NAME`` and
+        ``resolution_NAME``; `stellarfit.parameters.DEFAULT_FREE` by default.  An element
+        that nobody mentions follows iron.
     fixed : mapping of str to float, optional
     tied : mapping of str to str, optional
         ``{"ca_fe": "mg_fe"}``: calcium moves with magnesium.
-    continuum : int
-        Degree of the Chebyshev polynomial that multiplies the model, solved exactly and
-        marginalised in the errors.
+    priors : mapping of str to Gaussian, Uniform or Colour, optional
+        On free parameters and on what they move (`stellarfit.priors`), or their spelling:
+        ``{"logg": "gaussian:4.4:0.1", "teff": "bp_rp:0.82:0.02"}``.
+    continuum : int, str or Continuum
+        Degree of the Chebyshev polynomial that multiplies the model; ``spline:20`` for knots
+        every 20 Å; ``chebyshev:2:5200`` for pieces that break at 5200 Å; ``normalised`` for a
+        spectrum divided by its continuum already.  Solved exactly and marginalised in the
+        errors.
     method : {"lm", "adam"}
         Levenberg-Marquardt, or plain gradient descent.
     start : FitResult, optional
         Go on from an earlier result instead of searching.
     emulator_error : bool
         Add the emulator's own error, where it has been measured, to the noise.
+    calibration : path or Calibration, optional
+        Add what the physics gets wrong in a star of known labels (`stellarfit.calibrate`).
+    jitter : bool
+        Where residuals exceed the noise, add to it the same fraction of the continuum
+        everywhere, so that errors are not smaller than the fit deserves.
+    robust : bool
+        Weigh outliers down.
+    correlation : float
+        Of the noise of neighbouring pixels, where the spectrum has been resampled.
     seed : int
         Of the template labels of the search.
     **spectrum_options
@@ -83,100 +109,268 @@ def fit(
     --------
     >>> result = fit("star.fits", instrument="harps")               # doctest: +SKIP
     >>> result.labels["teff"], result.errors["teff"]                # doctest: +SKIP
+    >>> both = fit({"blue": "b.fits", "red": "r.fits"}, resolution={"blue": 2e4, "red": 3e4},
+    ...            free=["teff", "logg", "vmic", "fe_h", "rv_blue", "rv_red"])  # doctest: +SKIP
     """
+    return _fit(
+        [spectrum], flux, method, instrument=instrument, resolution=resolution,
+        emulator=emulator, free=free, fixed=fixed, tied=tied, priors=priors,
+        continuum=continuum, start=start, calibration=calibration,
+        weighting=Weighting(emulator_error, jitter, robust, correlation), seed=seed,
+        **spectrum_options,
+    )[0]
+
+
+def fit_batch(
+    spectra: Sequence[Any], *, method: str = "lm", emulator_error: bool = True,
+    jitter: bool = True, robust: bool = True, correlation: float = 0.0, **options: Any,
+) -> list[FitResult]:
+    """Fit stars that share their pixels side by side, which is faster than one by one.
+
+    Parameters
+    ----------
+    spectra : sequence
+        Of what :func:`fit` takes as `spectrum`, all on the same wavelengths; masks differ.
+    **options
+        The others of :func:`fit`, the same for all stars.
+
+    Returns
+    -------
+    list of FitResult
+        In the order of the spectra.
+
+    Raises
+    ------
+    ValueError
+        As :func:`fit`, and for spectra on other wavelengths than the first.
+    """
+    return _fit(list(spectra), None, method,
+                weighting=Weighting(emulator_error, jitter, robust, correlation), **options)
+
+
+def _fit(spectra: list[Any], flux: Any, method: str, **options: Any) -> list[FitResult]:
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; valid: {', '.join(METHODS)}")
+    if not spectra:
+        return []
     clock = time.perf_counter()
-    problem = prepare(
-        spectrum, flux, instrument=instrument, resolution=resolution, emulator=emulator,
-        free=free, fixed=fixed, tied=tied, continuum=continuum, start=start, seed=seed,
-        **spectrum_options,
-    )
-    problem, solution = minimise(problem, method, emulator_error=emulator_error)
-    result = conclude(problem, solution)
-    result.provenance.update(method=method, seconds=round(time.perf_counter() - clock, 3))
-    return result
+    problem, solution, runner_up = best_of(prepare(spectra, flux, **options), method)
+    results = conclude(problem, solution, runner_up)
+    seconds = round((time.perf_counter() - clock) / len(results), 3)
+    for result in results:
+        result.provenance.update(method=method, seconds=seconds)
+    return results
 
 
-def minimise(
-    problem: Problem, method: str, *, emulator_error: bool = True
-) -> tuple[Problem, optimize.Solution]:
+def best_of(
+    problems: Sequence[Problem], method: str = "lm"
+) -> tuple[Problem, optimize.Solution, Array]:
+    """Return the problem whose minimum is the lowest, solved, and the gap to the runner-up.
+
+    The gap, per star, is the difference of chi-square between the best velocity and the
+    next: of fits where several were tried, else of templates.
+    """
+    first = problems[0]
+    gap = np.array([s.modes[0][0].gain - s.modes[1][0].gain if len(s.modes) > 1 else np.inf
+                    for s in first.stars])
+    solved = [minimise(p, method) for p in problems]
+    if len(solved) == 1:
+        return *solved[0], gap
+    chi2 = [p.given_chi2(s.theta, np.all([q.used for q in problems], axis=0)) for p, s in solved]
+    order = np.argsort(np.ravel(chi2))
+    return *solved[int(order[0])], chi2[int(order[1])] - chi2[int(order[0])]
+
+
+def minimise(problem: Problem, method: str = "lm") -> tuple[Problem, optimize.Solution]:
     """Return where an optimiser of ``METHODS`` ends from the best of the first guesses.
 
-    The emulator's error depends on the star: it is taken at the first guess, and once more
-    where that led to.  The problem that is returned holds it.
+    Errors of emulator and calibration, outliers, jitter and colours depend on the star: they
+    are taken at the first guess, then where that led to, until nothing moves.  The problem
+    that is returned holds them.
     """
     optimiser = optimize.adam if method == "adam" else optimize.levenberg_marquardt
-    theta = _best_start(problem)
-    if emulator_error:
-        problem = problem.with_emulator_error(theta[0])
+    theta = _best_starts(problem)
+    problem = problem.at(theta, first=True)
     solution = optimiser(problem.model, problem.data, theta)
-    if emulator_error and problem.model.emulator.errors is not None:
-        problem = problem.with_emulator_error(solution.theta[0])
-        iterations = solution.iterations
-        solution = optimiser(problem.model, problem.data, solution.theta)
-        solution = replace(solution, iterations=solution.iterations + iterations)
-    return problem, solution
+    iterations = solution.iterations
+    for _ in range(ROUNDS if problem.adapts else 0):
+        before = solution.theta
+        problem = problem.at(before)
+        solution = optimiser(problem.model, problem.data, before)
+        iterations = iterations + solution.iterations
+        if _moved(before, solution) < SETTLED:
+            break
+    return problem, replace(solution, iterations=iterations)
 
 
-def _best_start(problem: Problem, candidates: int = 8) -> Array:
-    """Return the first guess with the lowest true chi-square, (1, n_free)."""
-    guesses = np.array([s.theta for s in problem.starts[:candidates]])
-    if len(guesses) == 1:
-        return guesses
-    with torch.no_grad():
-        flux = problem.model(torch.as_tensor(guesses, device=problem.data.flux.device))
-        same = torch.zeros(len(guesses), dtype=torch.long, device=flux.device)
-        chi2 = problem.data.project(flux, same).chi2
-    return guesses[[int(chi2.argmin())]]
+def _moved(before: Array, solution: optimize.Solution) -> float:
+    """Return the largest distance between two vectors of a star, in sigma."""
+    step = solution.theta - before
+    length = np.einsum("sn,snm,sm->s", step, np.nan_to_num(solution.information), step)
+    return float(np.sqrt(np.maximum(length, 0.0).max()))
 
 
-def conclude(problem: Problem, solution: optimize.Solution) -> FitResult:
-    """Return a solution as a result: labels, errors, model, flags."""
-    model, data, parameters = problem.model, problem.data, problem.model.parameters
-    theta = solution.theta[0]
-    covariance, unconstrained = optimize.covariance(solution.information[0], parameters.scale)
-    with torch.no_grad():
-        normalised = model(torch.as_tensor(solution.theta, device=data.flux.device))
-        solved = data.project(normalised, torch.zeros(1, dtype=torch.long))
-        continuum = solved.continuum[0].cpu().numpy()
-    fitted = normalised[0].double().cpu().numpy() * continuum
-    used = problem.used
+def _best_starts(problem: Problem) -> Array:
+    """Return each star's first guess with the lowest true chi-square, (n_star, n_free)."""
+    best = []
+    for i, star in enumerate(problem.stars):
+        mode = next(m for m in star.modes if m[0] is star.start)
+        guesses = np.array([problem.data.nearest(s.theta, problem.model.parameters.scale, i)
+                            for s in mode])
+        same = np.full(len(guesses), i)
+        chi2 = optimize.chi_square(problem.model, problem.data, guesses, same)
+        best.append(guesses[int(np.argmin(chi2))])
+    return np.array(best)
+
+
+def conclude(
+    problem: Problem, solution: optimize.Solution, runner_up: Array | None = None
+) -> list[FitResult]:
+    """Return a solution as results, one per star: labels, errors, model, flags."""
+    normalised, solved = problem.solve(solution.theta)
+    continuum = solved.continuum.cpu().numpy()
+    chi2 = solved.chi2.cpu().numpy()
+    coefficients, own = (x.cpu().numpy() for x in (solved.coefficients, solved.covariance))
+    gaps = np.full(len(problem.stars), np.inf) if runner_up is None else runner_up
+    results = []
+    for i in range(len(problem.stars)):
+        results.append(_result(
+            problem, solution, i, model=normalised[i] * continuum[i], continuum=continuum[i],
+            coefficients=coefficients[i], own=own[i], chi2=float(chi2[i]), gap=float(gaps[i])))
+    return results
+
+
+def _result(
+    problem: Problem, solution: optimize.Solution, i: int, *, model: Array, continuum: Array,
+    coefficients: Array, own: Array, chi2: float, gap: float,
+) -> FitResult:
+    """Return the result of one star."""
+    parameters, star, theta = problem.model.parameters, problem.stars[i], solution.theta[i]
+    information = solution.information[i]
+    covariance, unconstrained = optimize.covariance(information, parameters.scale)
     finite = np.where(np.isfinite(covariance), covariance, 0.0)
     label_variance = np.einsum("ij,jk,ik->i", parameters.A, finite, parameters.A)
     label_variance[(parameters.A[:, unconstrained] != 0).any(axis=1)] = np.inf
+    used, rows = problem.used[i], len(coefficients)
+    at_limit = parameters.at_limit(theta)
+    rv_rows = [parameters.stages.index(n) for n in parameters.stages if stage_of(n) == "rv"]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        conditional = 1.0 / np.sqrt(np.diag(information))
+    observation = star.observation
     result = FitResult(
-        names=parameters.names, values=theta, covariance=covariance, units=parameters.units,
+        names=parameters.names, values=theta, covariance=covariance,
+        conditional_errors=conditional, units=parameters.units,
         label_names=parameters.labels.names, label_values=parameters.A @ theta + parameters.b,
-        label_errors=np.sqrt(np.maximum(label_variance, 0.0)), chi2=float(solution.chi2[0]),
-        dof=int(used.sum()) - len(theta) - data.terms.shape[1],
-        converged=bool(solution.converged[0]), iterations=int(solution.iterations[0]), flags=0,
-        spectrum=problem.spectrum, used=used, model=fitted, continuum=continuum,
-        provenance={**problem.provenance, "at_limit": parameters.at_limit(theta)},
+        label_errors=np.sqrt(np.maximum(label_variance, 0.0)), coefficients=coefficients,
+        full_covariance=_full_covariance(finite, solution.slope[i], own),
+        verdicts=verdicts(problem, theta, covariance, i), chi2=chi2,
+        dof=int(used.sum()) - len(theta) - rows, converged=bool(solution.converged[i]),
+        iterations=int(solution.iterations[i]), flags=0, spectra=observation.spectra,
+        arms=tuple(a.name for a in observation.arms),
+        rvs=(parameters.stage_A @ theta + parameters.stage_b)[rv_rows],
+        used=used, model=model, continuum=continuum,
+        provenance={**problem.provenance, "at_limit": at_limit,
+                    "left_out": observation.left_out,
+                    "runner_up": gap if np.isfinite(gap) else None,
+                    **{k: float(v[i]) for k, v in problem.extra.items()}},
     )
-    return replace(result, flags=int(_flags(problem, result, bool(unconstrained.any()))))
+    return replace(result, flags=int(_flags(problem, result, i, bool(unconstrained.any()), gap)))
 
 
-def _flags(problem: Problem, result: FitResult, unconstrained: bool) -> Flag:
+def _full_covariance(covariance: Array, slope: Array, own: Array) -> Array:
+    """Return the covariance of parameters and continuum coefficients together.
+
+    The coefficients are best at every theta: to `own`, their covariance at fixed theta,
+    comes what that of the parameters does through `slope` = da/dtheta.
+    """
+    cross = slope @ covariance
+    return np.block([[covariance, cross.T], [cross, own + cross @ slope.T]])
+
+
+#: an error of this fraction of what a uniform prior over the domain allows says nothing
+NOTHING = 0.7
+#: an abundance is measured when the lowest one in the domain is worse by this much
+DETECTED = 9.0
+
+
+def verdicts(problem: Problem, theta: Array, covariance: Array, i: int) -> dict[str, str]:
+    """Say of each free abundance of star i whether it is measured.
+
+    ``no information``: its error is nearly what a uniform distribution over the emulator's
+    domain has.  ``upper limit``: with the element as low as the domain allows, and all other
+    parameters following along their correlation, chi-square rises by less than ``DETECTED``.
+    """
+    parameters = problem.model.parameters
+    elements = [k for k, n in enumerate(parameters.names)
+                if stage_of(n) is None and n != "fe_h"
+                and (is_abundance(n) or n.endswith("_fe"))]
+    if not elements:
+        return {}
+    low, high = bounding_box(parameters.G, parameters.h)
+    variance = np.diag(covariance)
+    found, lowered = {}, []
+    for k in elements:
+        name, prior = parameters.names[k], (high[k] - low[k]) ** 2 / 12.0
+        if not variance[k] < NOTHING**2 * prior:
+            found[name] = "no information"
+            continue
+        slope = np.where(np.isfinite(covariance[:, k]), covariance[:, k], 0.0) / variance[k]
+        moved = theta + slope * (low[k] - theta[k])
+        moved[k] = low[k]
+        lowered.append((name, problem.data.nearest(moved, parameters.scale, i)))
+    if lowered:
+        trial = np.array([theta, *(t for _, t in lowered)])
+        chi2 = optimize.chi_square(problem.model, problem.data, trial, np.full(len(trial), i))
+        for (name, _), value in zip(lowered, chi2[1:], strict=True):
+            found[name] = "measured" if value - chi2[0] > DETECTED else "upper limit"
+    return {parameters.names[k]: found[parameters.names[k]] for k in elements}
+
+
+def _flags(
+    problem: Problem, result: FitResult, i: int, unconstrained: bool, gap: float
+) -> Flag:
     """Judge a result; the limits are those documented in `quality`."""
-    emulator, spectrum, used = problem.model.emulator, problem.spectrum, result.used
+    emulator, used, spectra = problem.model.emulator, result.used, result.spectra
     low, high = np.log(emulator.wavelength_range)
-    span = np.gradient(np.log(spectrum.wavelength))[used].sum() / (high - low)
+    span = sum(np.gradient(np.log(a.wavelength))[a.used].sum() for a in result.by_arm())
     at_limit = result.provenance["at_limit"]
-    scatter = relative_scatter(spectrum.flux, result.model, result.continuum, used)
+    scatter = result.residual_rms
     chi2_scatter = np.sqrt(2.0 / max(1, result.dof))
     depth = float(np.sqrt(np.mean((1.0 - result.model / result.continuum)[used] ** 2)))
-    refinement = refinement_for(emulator, problem.instrument.resolution)
+    inside = np.concatenate([(s.wavelength > np.exp(low)) & (s.wavelength < np.exp(high))
+                             for s in spectra])
+    bad = np.concatenate([~s.good for s in spectra])
+    outliers = float(problem.extra["outliers"][i]) if "outliers" in problem.extra else 0.0
+    residual = problem.data.prior_residual(result.values[None], np.array([i]))
+    jitter = result.provenance.get("jitter", 0.0)
+    excess = result.provenance.get("excess", result.reduced_chi2)
+    kinds = set(result.verdicts.values())
     return Flag(sum(flag for flag, raised in (
-        (Flag.EDGE_OF_DOMAIN, any(n not in STAGES for n in at_limit)),
-        (Flag.PRIOR_RANGE_OF_RV, "rv" in at_limit),
+        (Flag.EDGE_OF_DOMAIN, any(stage_of(n) is None for n in at_limit)),
+        (Flag.PRIOR_RANGE_OF_RV, _rv_at_limit(problem, result, i)),
         (Flag.NOT_CONVERGED, not result.converged),
-        (Flag.LITTLE_COVERAGE, span < 0.5),
-        (Flag.POOR_FIT, result.reduced_chi2 > 3.0 and scatter > min(0.04, 0.5 * depth)),
-        (Flag.MODEL_LIMITED, result.reduced_chi2 > max(1.2, 1.0 + 5.0 * chi2_scatter)),
-        (Flag.NOISE_ESTIMATED, spectrum.noise_estimated),
-        (Flag.BEYOND_TRAINING_SAMPLING, refinement > 1),
+        (Flag.LITTLE_COVERAGE, span < 0.5 * (high - low)),
+        (Flag.POOR_FIT, excess > 3.0 and scatter > min(0.04, 0.5 * depth)),
+        (Flag.MODEL_LIMITED, excess > max(1.2, 1.0 + 5.0 * chi2_scatter)),
+        (Flag.NOISE_ESTIMATED, any(s.noise_estimated for s in spectra)),
+        (Flag.BEYOND_TRAINING_SAMPLING, problem.model.refinement > 1),
         (Flag.UNCONSTRAINED, unconstrained),
-        (Flag.LOW_SNR, spectrum.snr < 10.0),
-        (Flag.MEDIUM_OVERRULED, "medium_overruled" in spectrum.meta),
+        (Flag.LOW_SNR, result.snr < 10.0),
+        (Flag.MEDIUM_OVERRULED, any("medium_overruled" in s.meta for s in spectra)),
+        (Flag.AMBIGUOUS_RV, gap < 9.0 * max(1.0, excess)),
+        (Flag.ARM_LEFT_OUT, bool(result.provenance["left_out"])),
+        (Flag.MANY_MASKED, inside.any() and bad[inside].mean() > 0.2),
+        (Flag.UPPER_LIMIT, "upper limit" in kinds),
+        (Flag.NO_INFORMATION, "no information" in kinds),
+        (Flag.MANY_OUTLIERS, outliers >= 0.1),
+        (Flag.LARGE_JITTER, jitter > 1.0 / max(result.snr, 1e-9)),
+        (Flag.PRIOR_TENSION, bool((np.abs(residual) > 3.0).any())),
     ) if raised))
+
+
+def _rv_at_limit(problem: Problem, result: FitResult, i: int) -> bool:
+    """Return whether a velocity stands at the end of the range around its first guess."""
+    data, scale = problem.data, problem.model.parameters.scale
+    near = (data.h[i] - data.G @ result.values) < 1e-3 * (np.abs(data.G) @ scale)
+    return any(stage_of(result.names[k]) == "rv" for row in data.G[near]
+               for k in np.flatnonzero(row))

@@ -1,12 +1,15 @@
-"""Between the training pixels: band-limited interpolation of an emulated spectrum.
+"""Between and around the training pixels: band-limited interpolation and convolution.
 
 A network is held to the synthesis only at its training pixels; between them, where lines
 about as narrow as a pixel leave it free, it may do as it likes.  A line-spread function
 that needs more points therefore gets them by interpolation, after rotation has smoothed
 the spectrum: the Fourier series through the samples, exact for all that they resolve.
+What broadens the star is a product in the same series.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
@@ -21,6 +24,23 @@ def mirrored(flux: Tensor) -> Tensor:
     Its ends meet without a jump, whose ringing would reach into the window.
     """
     return torch.cat([flux, flux.flip(-1)], dim=-1)
+
+
+def frequencies(n_pix: int, log_step: float, device: torch.device | str = "cpu") -> Tensor:
+    """Return the angular frequencies (n_pix + 1,) of :func:`filtered`, per ln(wavelength)."""
+    cycles = torch.fft.rfftfreq(2 * n_pix, d=log_step, device=device, dtype=torch.float64)
+    return torch.as_tensor(2.0 * math.pi * cycles)
+
+
+def filtered(flux: Tensor, transform: Tensor) -> Tensor:
+    """Return flux (..., n) convolved with the kernel of a real transform at :func:`frequencies`.
+
+    Near the ends it holds the flux of a star whose spectrum is mirrored there; the caller
+    keeps such pixels out.
+    """
+    n_pix = flux.shape[-1]
+    series = torch.fft.rfft(mirrored(flux)) * transform.to(flux.dtype)
+    return torch.as_tensor(torch.fft.irfft(series, n=2 * n_pix)[..., :n_pix])
 
 
 def refine(flux: Tensor, factor: int) -> Tensor:

@@ -2,16 +2,17 @@
 
 Both minimise, for each star on its own,
 
-    chi2(theta) = min_a sum_i w_i [y_i - m_i(theta) sum_k a_k T_k(x_i)]^2
+    chi2(theta) = min_a |W [y - m(theta) (c_0 + sum_k a_k T_k)]|^2 + |(P theta - p) / s|^2
 
-with the continuum coefficients a solved exactly at every trial (variable projection, in
-the approximation of Kaufman 1975, BIT 15, 49) and theta inside the polytope of the
-emulator's domain.
+with W the square root of the inverse covariance of the noise, the continuum coefficients a
+solved exactly at every trial (variable projection, in the approximation of Kaufman 1975,
+BIT 15, 49), Gaussian priors as rows P, and theta inside a polytope: the emulator's domain
+and the limits of the star.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,31 +21,63 @@ from torch import Tensor
 
 from stellarfit.continuum import Projection, project
 from stellarfit.forward import ForwardModel
+from stellarfit.noise import Noise
 from stellarfit.polytope import minimise_quadratic, nearest
 
 Array = NDArray[np.float64]
+#: stars whose Jacobian is in memory together: about 100 MB each in a large window
+STARS_AT_ONCE = 8
 
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """Observed stars on common pixels.
+    """Observed stars on common pixels, and what is known of them beforehand.
 
     Attributes
     ----------
     flux : (n_spec, n_pix) float64 tensor
-    weight : (n_spec, n_pix) float64 tensor
-        1 / sigma; 0 where a pixel is to be ignored.
+    noise : Noise
     terms : (n_pix, n_term) float64 tensor
         Continuum basis.
+    level : (n_pix,) float64 tensor
+        The part of the continuum that is not fitted.
+    G, h : (n_limit, n_free), (n_spec, n_limit)
+        ``G theta <= h`` for each star.
+    P : (n_spec, n_prior, n_free)
+        Rows of Gaussian priors, in units of their sigma.
+    p : (n_spec, n_prior)
+        What they say, in the same units.
     """
 
     flux: Tensor
-    weight: Tensor
+    noise: Noise
     terms: Tensor
+    level: Tensor
+    G: Array
+    h: Array
+    P: Array
+    p: Array
+
+    @property
+    def used(self) -> Tensor:
+        """Pixels that count, (n_spec, n_pix) bool."""
+        return self.noise.used
 
     def project(self, model: Tensor, stars: Tensor) -> Projection:
         """Solve for the continuum of some stars."""
-        return project(model, self.flux[stars], self.weight[stars], self.terms)
+        return project(model, self.flux[stars], self.noise[stars], self.terms, self.level)
+
+    def with_noise(self, noise: Noise) -> Data:
+        """Return the same data with other noise."""
+        return replace(self, noise=noise)
+
+    def prior_residual(self, theta: Array, stars: NDArray[np.int64]) -> Array:
+        """Return (P theta - p) of some stars (s, n_prior), in sigma."""
+        return np.asarray(np.einsum("spn,sn->sp", self.P[stars], theta) - self.p[stars])
+
+    def nearest(self, theta: Array, scale: Array, star: int) -> Array:
+        """Return the point within a star's limits that is nearest to theta (n_free,)."""
+        return nearest(theta, scale, self.G, self.h[star])
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +92,8 @@ class Solution:
     iterations : (n_spec,) int
     information : (n_spec, n_free, n_free) float64
         J^T J with the continuum projected out: the inverse of the marginal covariance.
+    slope : (n_spec, n_term, n_free) float64
+        How the continuum's coefficients follow the parameters.
     """
 
     theta: Array
@@ -66,17 +101,46 @@ class Solution:
     converged: NDArray[np.bool_]
     iterations: NDArray[np.int64]
     information: Array
+    slope: Array
 
 
-def normal_equations(model: ForwardModel, data: Data, theta: Tensor, stars: Tensor
-                     ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return chi2 (s,), gradient (s, n) and information (s, n, n) at theta (s, n)."""
-    flux, jacobian = model.jacobian(theta)
-    solved = data.project(flux, stars)
-    scale = (data.weight[stars] * solved.continuum).unsqueeze(-1)
-    columns = solved.remove(scale * jacobian.double())
+def normal_equations(
+    model: ForwardModel, data: Data, theta: Array, stars: NDArray[np.int64]
+) -> tuple[Array, Array, Array, Array]:
+    """Return chi2 (s,), gradient (s, n), information (s, n, n) and slope (s, k, n) at theta."""
+    parts = [_normal_equations(model, data, theta[i:i + STARS_AT_ONCE], stars[i:i + STARS_AT_ONCE])
+             for i in range(0, len(stars), STARS_AT_ONCE)]
+    chi2, gradient, information, slope = (np.concatenate(p) for p in zip(*parts, strict=True))
+    residual, rows = data.prior_residual(theta, stars), data.P[stars]
+    return (chi2 + (residual**2).sum(-1),
+            gradient - np.einsum("spn,sp->sn", rows, residual),
+            information + np.einsum("spn,spm->snm", rows, rows), slope)
+
+
+def _normal_equations(
+    model: ForwardModel, data: Data, theta: Array, stars: NDArray[np.int64]
+) -> tuple[Array, Array, Array, Array]:
+    """Do the same for the pixels alone."""
+    index = _index(model, stars)
+    flux, jacobian = model.jacobian(_tensor(model, theta))
+    solved = data.project(flux, index)
+    columns = data.noise[index].whiten(solved.continuum.unsqueeze(-1) * jacobian.double())
+    slope = -torch.linalg.pinv(solved.triangle) @ (solved.frame.transpose(-1, -2) @ columns)
+    columns = solved.remove(columns)
     gradient = (columns.transpose(-1, -2) @ solved.residual.unsqueeze(-1)).squeeze(-1)
-    return solved.chi2, gradient, columns.transpose(-1, -2) @ columns
+    found = solved.chi2, gradient, columns.transpose(-1, -2) @ columns, slope
+    return tuple(x.cpu().numpy() for x in found)  # type: ignore[return-value]
+
+
+def chi_square(model: ForwardModel, data: Data, theta: Array, stars: NDArray[np.int64]) -> Array:
+    """Return chi2 (s,) of theta (s, n), priors included."""
+    values = []
+    with torch.no_grad():
+        for i in range(0, len(stars), STARS_AT_ONCE):
+            part = slice(i, i + STARS_AT_ONCE)
+            flux = model(_tensor(model, theta[part]))
+            values.append(data.project(flux, _index(model, stars[part])).chi2.cpu().numpy())
+    return np.asarray(np.concatenate(values) + (data.prior_residual(theta, stars) ** 2).sum(-1))
 
 
 def levenberg_marquardt(
@@ -88,24 +152,24 @@ def levenberg_marquardt(
     Parameters
     ----------
     start : (n_spec, n_free)
-        Moved into the domain if outside.
+        Moved within the limits if outside.
     max_iterations : int
         Of Jacobians.
     tolerance : float
         A star has converged when the next step promises to lower its chi-square by less
         than this times max(1, chi2 / n_pix), that is, to move by some hundredths of sigma.
     """
-    limits = model.parameters.G, model.parameters.h
     scale = model.parameters.scale
-    theta = np.array([nearest(s, scale, *limits) for s in np.atleast_2d(start)])
+    theta = np.array([data.nearest(s, scale, i) for i, s in enumerate(np.atleast_2d(start))])
     n_star, n_free = theta.shape
     chi2, information = np.full(n_star, np.inf), np.zeros((n_star, n_free, n_free))
     gradient = np.zeros((n_star, n_free))
+    slope = np.zeros((n_star, data.terms.shape[1], n_free))
     damping = np.full(n_star, 1e-2)
     converged, iterations = np.zeros(n_star, dtype=bool), np.zeros(n_star, dtype=int)
     fresh = np.ones(n_star, dtype=bool)       # whose Jacobian is to be computed
     active = np.arange(n_star)
-    n_good = (data.weight > 0).sum(-1).cpu().numpy()
+    n_good = data.used.sum(-1).cpu().numpy()
 
     for _ in range(3 * max_iterations):
         stale = active[fresh[active] & (iterations[active] < max_iterations)]
@@ -113,13 +177,13 @@ def levenberg_marquardt(
         if len(active) == 0:
             break
         if len(stale):
-            at = normal_equations(model, data, _tensor(model, theta[stale]), _index(model, stale))
-            chi2[stale], gradient[stale], information[stale] = (x.cpu().numpy() for x in at)
+            chi2[stale], gradient[stale], information[stale], slope[stale] = normal_equations(
+                model, data, theta[stale], stale)
             iterations[stale] += 1
             fresh[stale] = False
             # A star that blew up numerically is left where it is, not converged.
             active = active[np.isfinite(information[active]).all(axis=(1, 2))]
-        steps, promise = _steps(theta, gradient, information, damping, active, limits, scale)
+        steps, promise = _steps(theta, gradient, information, damping, active, data, scale)
         small = promise < tolerance * np.maximum(1.0, chi2[active] / np.maximum(1, n_good[active]))
         # A step made small by damping alone proves nothing.
         done = small & (damping[active] <= 1.0)
@@ -128,9 +192,7 @@ def levenberg_marquardt(
         if len(active) == 0:
             break
         trial = theta[active] + steps
-        with torch.no_grad():
-            flux = model(_tensor(model, trial))
-            lower = data.project(flux, _index(model, active)).chi2.cpu().numpy()
+        lower = chi_square(model, data, trial, active)
         better = lower < chi2[active]
         gained = np.where(better, (chi2[active] - lower) / np.maximum(promise, 1e-300), 0.0)
         theta[active[better]] = trial[better]
@@ -142,15 +204,15 @@ def levenberg_marquardt(
         stuck = damping[active] > 1e8
         converged[active[stuck]] = True
         active = active[~stuck]
-    return Solution(theta, chi2, converged, iterations, information)
+    return Solution(theta, chi2, converged, iterations, information, slope)
 
 
 def _steps(
     theta: Array, gradient: Array, information: Array, damping: Array, stars: NDArray[np.int64],
-    limits: tuple[Array, Array], scale: Array,
+    data: Data, scale: Array,
 ) -> tuple[Array, Array]:
     """Return each star's damped step inside the limits, and the fall of chi-square it promises."""
-    G, h = limits
+    G = data.G
     near = 1e-2 * (np.abs(G) @ scale)
     steps, promise = np.zeros((len(stars), theta.shape[1])), np.zeros(len(stars))
     for k, star in enumerate(stars):
@@ -161,7 +223,7 @@ def _steps(
         damped = H + damping[star] * np.diag(np.diag(H))
         # A face is approached before it is touched: on those where a derivative vanishes
         # (vsini = 0, vmic = 0), one step too long would never be taken back.
-        room = np.maximum(h - G @ theta[star], 0.0)
+        room = np.maximum(data.h[star] - G @ theta[star], 0.0)
         steps[k] = minimise_quadratic(damped, g, G, np.where(room > near, 0.9 * room, room))
         promise[k] = 2.0 * g @ steps[k] - steps[k] @ information[star] @ steps[k]
     return steps, promise
@@ -177,18 +239,21 @@ def adam(
     other torch loss.  Steps are counted in typical sizes of the parameters, with a cosine
     schedule, and projected back into the domain.
     """
-    limits = model.parameters.G, model.parameters.h
     scale = model.parameters.scale
-    theta = np.array([nearest(s, scale, *limits) for s in np.atleast_2d(start)])
-    everyone = _index(model, np.arange(len(theta)))
+    theta = np.array([data.nearest(s, scale, i) for i, s in enumerate(np.atleast_2d(start))])
+    stars = np.arange(len(theta))
+    everyone = _index(model, stars)
     unit = torch.as_tensor(scale, device=model.emulator.device)
+    rows, values = (torch.as_tensor(x, device=unit.device) for x in (data.P, data.p))
     scaled = (_tensor(model, theta) / unit).requires_grad_()
     optimiser = torch.optim.Adam([scaled], lr=learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     best, best_chi2 = theta.copy(), np.full(len(theta), np.inf)
     for _ in range(steps):
-        chi2 = data.project(model(scaled * unit), everyone).chi2
-        now = (scaled.detach() * unit).cpu().numpy()
+        at = scaled * unit
+        prior = ((rows @ at.unsqueeze(-1)).squeeze(-1) - values) ** 2
+        chi2 = data.project(model(at), everyone).chi2 + prior.sum(-1)
+        now = at.detach().cpu().numpy()
         better = (value := chi2.detach().cpu().numpy()) < best_chi2
         best[better], best_chi2[better] = now[better], value[better]
         optimiser.zero_grad()
@@ -196,15 +261,14 @@ def adam(
         torch.autograd.backward(torch.log(chi2 + 1e-12).sum())
         optimiser.step()
         schedule.step()
-        inside = [nearest(x, scale, *limits) for x in (scaled.detach() * unit).cpu().numpy()]
-        scaled.data.copy_(_tensor(model, np.array(inside)) / unit)
-    at = normal_equations(model, data, _tensor(model, best), everyone)
-    chi2_now, gradient, information = (x.cpu().numpy() for x in at)
-    _, promise = _steps(best, gradient, information, np.zeros(len(best)),
-                        np.arange(len(best)), limits, scale)
+        moved = (scaled.detach() * unit).cpu().numpy()
+        inside = np.array([data.nearest(x, scale, i) for i, x in enumerate(moved)])
+        scaled.data.copy_(_tensor(model, inside) / unit)
+    chi2_now, gradient, information, slope = normal_equations(model, data, best, stars)
+    _, promise = _steps(best, gradient, information, np.zeros(len(best)), stars, data, scale)
     # Converged if a Gauss-Newton step would gain less than one sigma.
     converged = promise < np.maximum(1.0, chi2_now / max(1, data.flux.shape[1]))
-    return Solution(best, chi2_now, converged, np.full(len(best), steps), information)
+    return Solution(best, chi2_now, converged, np.full(len(best), steps), information, slope)
 
 
 def covariance(information: Array, scale: Array) -> tuple[Array, NDArray[np.bool_]]:

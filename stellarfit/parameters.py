@@ -1,9 +1,10 @@
 """Which numbers a fit may move, and how they become labels.
 
 A fit's free vector ``theta`` becomes the emulator's labels by ``labels = A theta + b``, and
-the parameters of the observing stages (rv, vsini, resolution, epsilon) by another affine
-map.  Free, fixed and tied are all said by those two matrices: a fixed parameter is a part
-of ``b``, a tied one shares a column, an element that nobody mentions follows iron.
+the parameters of the observing stages (vsini, vmac, epsilon, and rv and resolution of each
+arm) by another affine map.  Free, fixed and tied are all said by those two matrices: a
+fixed parameter is a part of ``b``, a tied one shares a column, an element that nobody
+mentions follows iron, an arm without a velocity of its own has the star's.
 """
 
 from __future__ import annotations
@@ -17,17 +18,22 @@ from numpy.typing import NDArray
 from emulators import Domain, LabelSet
 from emulators.labels import is_abundance, unknown_names
 from stellarfit.polytope import bounding_box
+from stellarfit.priors import Prior, Uniform
 from stellarfit.rotation import LIMB_DARKENING
 
 Array = NDArray[np.float64]
 
 #: parameters of the stages: unit, limits, description
 STAGES = {
-    "rv": ("km/s", (-2000.0, 2000.0), "radial velocity, positive receding"),
     "vsini": ("km/s", (0.0, 300.0), "projected rotational velocity"),
-    "resolution": ("", (50.0, 1e7), "wavelength / FWHM of the line-spread function"),
+    "vmac": ("km/s", (0.0, 50.0), "macroturbulent velocity, radial-tangential"),
     "epsilon": ("", (0.0, 1.0), "linear limb-darkening coefficient"),
+    "rv": ("km/s", (-2000.0, 2000.0), "radial velocity, positive receding"),
+    "resolution": ("", (50.0, 1e7), "wavelength / FWHM of the line-spread function"),
 }
+#: those that belong to the star as a whole; the others each arm has
+SHARED = ("vsini", "vmac", "epsilon")
+OF_ARMS = ("rv", "resolution")
 
 #: What a fit frees unless told otherwise, where the emulator has it.  The elements are
 #: those that move the flux of the Sun between 5150 and 5300 Å most (and calcium, whose
@@ -38,9 +44,23 @@ DEFAULT_FREE = (
 )
 #: Typical sizes: the unit in which steps and distances are measured.
 TYPICAL = {"teff": 100.0, "logg": 0.2, "vmic": 0.2, "he_frac": 0.01,
-           "rv": 1.0, "vsini": 2.0, "epsilon": 0.1}
+           "rv": 1.0, "vsini": 2.0, "vmac": 2.0, "epsilon": 0.1}
 #: a free resolution stays within this factor of the instrument's
 RESOLUTION_MARGIN = 2.0
+
+
+def stage_of(name: str) -> str | None:
+    """Return the stage parameter that a name speaks of: ``rv`` for ``rv_red``; None for a label."""
+    if name in STAGES:
+        return name
+    return next((s for s in OF_ARMS if name.startswith(s + "_")), None)
+
+
+def stages_of(arms: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of all stage parameters; several arms have an rv and resolution each."""
+    if len(arms) == 1:
+        return tuple(STAGES)
+    return (*SHARED, *(f"{s}_{a}" for s in OF_ARMS for a in arms))
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,25 +73,28 @@ class Parameters:
         Free parameters, in the order of ``theta``.
     labels : LabelSet
         Of the emulator.
+    stages : tuple of str
+        The stage parameters (:func:`stages_of`).
     A, b : (n_label, n_free), (n_label,)
         ``labels = A theta + b``.
-    stage_A, stage_b : (4, n_free), (4,)
-        The same for ``STAGES``, in their order.
+    stage_A, stage_b : (n_stage, n_free), (n_stage,)
+        The same for `stages`.
     G, h : (n_limit, n_free), (n_limit,)
         ``G theta <= h``: the emulator's domain and the limits of the stages.
-    resolution : float
-        Of the instrument.
+    resolutions : tuple of float
+        Of the arms' instruments.
     """
 
     names: tuple[str, ...]
     labels: LabelSet
+    stages: tuple[str, ...]
     A: Array
     b: Array
     stage_A: Array
     stage_b: Array
     G: Array
     h: Array
-    resolution: float
+    resolutions: tuple[float, ...]
 
     def __len__(self) -> int:
         return len(self.names)
@@ -79,13 +102,19 @@ class Parameters:
     @property
     def scale(self) -> Array:
         """Typical size of each free parameter."""
-        typical = {**TYPICAL, "resolution": 0.1 * self.resolution}
-        return np.array([typical.get(n, 0.1) for n in self.names])
+        def typical(name: str) -> float:
+            stage = stage_of(name)
+            if stage == "resolution":
+                row = self.stage_A[-len(self.resolutions):, self.names.index(name)]
+                return 0.1 * self.resolutions[int(np.argmax(row != 0))]
+            return TYPICAL.get(stage or name, 0.1)
+
+        return np.array([typical(n) for n in self.names])
 
     @property
     def fixed_stages(self) -> dict[str, float]:
-        """Values of the stages' parameters that no free one moves."""
-        return {n: float(self.stage_b[i]) for i, n in enumerate(STAGES)
+        """Values of the stage parameters that no free one moves."""
+        return {n: float(self.stage_b[i]) for i, n in enumerate(self.stages)
                 if not self.stage_A[i].any()}
 
     @property
@@ -95,16 +124,72 @@ class Parameters:
 
     def unit_of(self, name: str) -> str:
         """Return the unit of a label, a ratio or a stage's parameter."""
-        if name in STAGES:
-            return STAGES[name][0]
+        if stage := stage_of(name):
+            return STAGES[stage][0]
         return self.labels.units[self.labels.index(name)] if name in self.labels.names else "dex"
+
+    def row_of(self, name: str) -> tuple[Array, float]:
+        """Return row, offset of ``value = row @ theta + offset`` of any label, ratio or stage.
+
+        Raises
+        ------
+        ValueError
+            For a name that is none of these.
+        """
+        if name in self.names:
+            return np.eye(len(self))[self.names.index(name)], 0.0
+        if name in self.stages:
+            i = self.stages.index(name)
+            return self.stage_A[i], float(self.stage_b[i])
+        labels = self.labels.names
+        if name in labels:
+            i = labels.index(name)
+            return self.A[i], float(self.b[i])
+        if name.endswith("_fe") and name[:-2] + "h" in labels and "fe_h" in labels:
+            element, iron = labels.index(name[:-2] + "h"), labels.index("fe_h")
+            return self.A[element] - self.A[iron], float(self.b[element] - self.b[iron])
+        valid = [*labels, *(n[:-2] + "_fe" for n in labels if is_abundance(n)), *self.stages]
+        raise unknown_names([name], sorted(set(valid)), what="parameter")
+
+    def value_of(self, name: str, theta: Array) -> float:
+        """Return the value of any label, ratio or stage parameter at theta."""
+        row, offset = self.row_of(name)
+        return float(row @ theta + offset)
 
     def with_limits(self, name: str, low: float, high: float) -> Parameters:
         """Return the same parameters, a free one limited further; a fixed one is left alone."""
         if name not in self.names:
             return self
-        row = np.eye(len(self))[self.names.index(name)]
+        row = self.row_of(name)[0]
         return replace(self, G=np.vstack([self.G, row, -row]), h=np.append(self.h, [high, -low]))
+
+    def with_priors(self, priors: Mapping[str, Prior]) -> Parameters:
+        """Return the same parameters within the limits of uniform priors.
+
+        Raises
+        ------
+        ValueError
+            For an unknown name, a prior on what the fit does not move, and limits that
+            nothing satisfies.
+        """
+        result = self
+        for name, prior in priors.items():
+            row, offset = self.row_of(name)
+            if not row.any():
+                raise ValueError(f"{name} does not move in this fit: a prior on it says nothing")
+            if isinstance(prior, Uniform):
+                result = replace(
+                    result, G=np.vstack([result.G, row, -row]),
+                    h=np.append(result.h, [prior.high - offset, offset - prior.low]),
+                )
+        if result is not self:
+            try:
+                bounding_box(result.G, result.h)
+            except ValueError as error:
+                raise ValueError(
+                    f"the priors on {', '.join(priors)} leave no point of the emulator's domain"
+                ) from error
+        return result
 
     def at_limit(self, theta: Array, tolerance: float = 1e-3) -> list[str]:
         """Return the names of the parameters that stand at a limit.
@@ -123,7 +208,7 @@ class Parameters:
 def make_parameters(
     labels: LabelSet, domain: Domain, *, free: Sequence[str] | None = None,
     fixed: Mapping[str, float] | None = None, tied: Mapping[str, str] | None = None,
-    resolution: float = 1e5,
+    resolution: float = 1e5, arms: Mapping[str, float] | None = None,
 ) -> Parameters:
     """Return the parameters of a fit.
 
@@ -138,7 +223,10 @@ def make_parameters(
     tied : mapping of str to str, optional
         ``{"ca_fe": "mg_fe"}`` moves calcium with magnesium.
     resolution : float
-        Of the instrument; the value of ``resolution`` unless that is free or fixed.
+        Of the only arm; the value of ``resolution`` unless that is free or fixed.
+    arms : mapping of str to float, optional
+        Names and resolutions of several arms, whose parameters are ``rv_NAME``, in place of
+        the ``rv`` of all, and ``resolution_NAME``.
 
     Raises
     ------
@@ -148,12 +236,16 @@ def make_parameters(
     """
     fixed, tied = dict(fixed or {}), dict(tied or {})
     elements = [n for n in labels.names if is_abundance(n) and n != "fe_h"]
-    known = {*labels.names, *(e[:-2] + "_fe" for e in elements), *STAGES}
+    arms = dict(arms or {"": resolution})
+    stages = stages_of(tuple(arms))
+    known = {*labels.names, *(e[:-2] + "_fe" for e in elements), "rv", *stages}
     if free is None:
         free = [n for n in DEFAULT_FREE if n in known and n not in fixed and n not in tied]
         # An element given as mg_h takes the place of the default mg_fe.
         given = {n.rsplit("_", 1)[0] for n in (*fixed, *tied)}
         free = [n for n in free if not n.endswith("_fe") or n[:-3] not in given]
+        if len(arms) > 1 and all(f"rv_{a}" in (*fixed, *tied) for a in arms):
+            free.remove("rv")
     if wrong := [n for n in (*free, *fixed, *tied, *tied.values()) if n not in known]:
         raise unknown_names(wrong, sorted(known), what="parameter")
     everything = [*free, *fixed, *tied]
@@ -161,7 +253,7 @@ def make_parameters(
         raise ValueError(f"{', '.join(twice)}: say it once, as free, fixed or tied")
     if loose := [m for m in tied.values() if m not in free]:
         raise ValueError(f"{', '.join(loose)}: a parameter can only be tied to a free one")
-    if "resolution" in tied:
+    if any(stage_of(n) == "resolution" for n in tied):
         raise ValueError("resolution cannot be tied: fix it or free it")
     if not free:
         raise ValueError("nothing is free: there is nothing to fit")
@@ -173,29 +265,43 @@ def make_parameters(
             f"(fixed={{'{missing[0]}': ...}}, --fix {missing[0]}=...)"
         )
     matrix, offset = _label_map(labels, everything)
-    stage, stage_offset = _stage_map(everything, resolution)
+    stage, stage_offset = _stage_map(everything, stages, tuple(arms.values()))
     A, b = _reduce(matrix, offset, free, fixed, tied)
     stage_A, stage_b = _reduce(stage, stage_offset, free, fixed, tied)
-    G, h = _limits(labels, domain, A, b, stage_A, stage_b)
-    parameters = Parameters(tuple(free), labels, A, b, stage_A, stage_b, G, h, resolution)
-    return parameters.with_limits(
-        "resolution", resolution / RESOLUTION_MARGIN, resolution * RESOLUTION_MARGIN
-    )
+    if silent := [n for n in free if not A[:, free.index(n)].any()
+                  and not stage_A[:, free.index(n)].any()]:
+        raise ValueError(f"{', '.join(silent)}: free, but every arm has one of its own")
+    G, h = _limits(labels, domain, A, b, stages, stage_A, stage_b)
+    parameters = Parameters(tuple(free), labels, stages, A, b, stage_A, stage_b, G, h,
+                            tuple(arms.values()))
+    for name, nominal in zip(stages[-len(arms):], arms.values(), strict=True):
+        parameters = parameters.with_limits(
+            name, nominal / RESOLUTION_MARGIN, nominal * RESOLUTION_MARGIN)
+    return parameters
 
 
 def _label_map(labels: LabelSet, names: Sequence[str]) -> tuple[Array, Array]:
     """Return the affine map of all mentioned names to labels, stages having no effect."""
-    mine = [n for n in names if n not in STAGES]
+    mine = [n for n in names if stage_of(n) is None]
     part, offset = labels.affine(mine)
     matrix = np.zeros((len(labels), len(names)))
     matrix[:, [names.index(n) for n in mine]] = part
     return matrix, offset
 
 
-def _stage_map(names: Sequence[str], resolution: float) -> tuple[Array, Array]:
-    defaults = {"rv": 0.0, "vsini": 0.0, "resolution": resolution, "epsilon": LIMB_DARKENING}
-    matrix = np.array([[float(n == s) for n in names] for s in STAGES])
-    offset = np.array([0.0 if s in names else defaults[s] for s in STAGES])
+def _stage_map(
+    names: Sequence[str], stages: Sequence[str], resolutions: Sequence[float]
+) -> tuple[Array, Array]:
+    """Return the affine map of all mentioned names to the stages' parameters."""
+    matrix, offset = np.zeros((len(stages), len(names))), np.zeros(len(stages))
+    defaults = [0.0, 0.0, LIMB_DARKENING, *(0.0 for _ in resolutions), *resolutions]
+    for row, (stage, default) in enumerate(zip(stages, defaults, strict=True)):
+        # an arm that nobody mentions moves with the star
+        source = stage if stage in names else str(stage_of(stage))
+        if source in names:
+            matrix[row, names.index(source)] = 1.0
+        else:
+            offset[row] = default
     return matrix, offset
 
 
@@ -212,18 +318,19 @@ def _reduce(
 
 
 def _limits(
-    labels: LabelSet, domain: Domain, A: Array, b: Array, stage_A: Array, stage_b: Array
+    labels: LabelSet, domain: Domain, A: Array, b: Array, stages: Sequence[str],
+    stage_A: Array, stage_b: Array,
 ) -> tuple[Array, Array]:
     """Return G, h of all limits on theta, one row per direction."""
     # Stay inside by the rounding that the domain forgives in float32 labels.
     slack = domain.relative_tolerance * (np.abs(domain.A) @ np.abs(b) + np.abs(domain.b))
-    low, high = np.array([limits for _, limits, _ in STAGES.values()]).T
+    low, high = np.array([STAGES[str(stage_of(n))][1] for n in stages]).T
     G = np.vstack([domain.A @ A, stage_A, -stage_A])
     h = np.concatenate([domain.b + slack - domain.A @ b, high - stage_b, stage_b - low])
     size = np.abs(G).max(axis=1)
     constant = size < 1e-12
     if (broken := constant & (h < 0)).any():
-        raise ValueError(_outside(labels, domain, b, stage_b, np.flatnonzero(broken)))
+        raise ValueError(_outside(labels, domain, b, stages, stage_b, np.flatnonzero(broken)))
     G, h, size = G[~constant], h[~constant], size[~constant]
     G, h = G / size[:, None], h / size
     # Many faces differ only in the element they speak of: keep the tightest per direction.
@@ -235,7 +342,8 @@ def _limits(
 
 
 def _outside(
-    labels: LabelSet, domain: Domain, b: Array, stage_b: Array, broken: NDArray[np.int64]
+    labels: LabelSet, domain: Domain, b: Array, stages: Sequence[str], stage_b: Array,
+    broken: NDArray[np.int64],
 ) -> str:
     """Say in words which limit the fixed values break."""
     faces = broken[broken < len(domain.b)]
@@ -243,7 +351,8 @@ def _outside(
         fixed = Domain(domain.A[faces], domain.b[faces])
         return ("the fixed values lie outside the emulator's domain: "
                 + fixed.describe_excess(b, labels.names))
-    stage = (broken[0] - len(domain.b)) % len(STAGES)
-    name, (unit, (low, high), _) = list(STAGES.items())[stage]
+    stage = (broken[0] - len(domain.b)) % len(stages)
+    name = stages[stage]
+    unit, (low, high), _ = STAGES[str(stage_of(name))]
     limits = f"{low:g} and {high:g} {unit}".rstrip()
     return f"{name} = {stage_b[stage]:g} is fixed, but must lie between {limits}"

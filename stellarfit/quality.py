@@ -22,6 +22,14 @@ class Flag(IntFlag):
     LOW_SNR = 1 << 8
     PRIOR_RANGE_OF_RV = 1 << 9
     MEDIUM_OVERRULED = 1 << 10
+    AMBIGUOUS_RV = 1 << 11
+    ARM_LEFT_OUT = 1 << 12
+    MANY_MASKED = 1 << 13
+    UPPER_LIMIT = 1 << 14
+    NO_INFORMATION = 1 << 15
+    MANY_OUTLIERS = 1 << 16
+    LARGE_JITTER = 1 << 17
+    PRIOR_TENSION = 1 << 18
 
 
 MEANINGS = {
@@ -29,13 +37,21 @@ MEANINGS = {
     Flag.NOT_CONVERGED: "the optimiser stopped before it converged",
     Flag.LITTLE_COVERAGE: "fewer than half of the emulator's range was usable",
     Flag.POOR_FIT: "the model does not resemble the spectrum",
-    Flag.MODEL_LIMITED: "residuals exceed the noise and the emulator's error: errors are too small",
+    Flag.MODEL_LIMITED: "residuals exceed the noise and the emulator's error",
     Flag.NOISE_ESTIMATED: "no errors were given; the noise was estimated from the spectrum",
     Flag.BEYOND_TRAINING_SAMPLING:
         "the resolution is finer than the emulator's training pixels sample",
     Flag.UNCONSTRAINED: "the spectrum says nothing about a free parameter",
     Flag.LOW_SNR: "median signal-to-noise per pixel below 10",
     Flag.PRIOR_RANGE_OF_RV: "the velocity stands at the edge of the range around its first guess",
+    Flag.AMBIGUOUS_RV: "another velocity explains the spectrum almost as well",
+    Flag.ARM_LEFT_OUT: "an arm could not be used",
+    Flag.MANY_MASKED: "a fifth or more of the pixels in the emulator's range are masked",
+    Flag.UPPER_LIMIT: "an abundance is an upper limit",
+    Flag.NO_INFORMATION: "the spectrum hardly narrows what was known of an abundance",
+    Flag.MANY_OUTLIERS: "a tenth or more of the pixels were taken for outliers",
+    Flag.LARGE_JITTER: "the jitter exceeds the given noise",
+    Flag.PRIOR_TENSION: "the fit lies 3 sigma or more from a prior",
     Flag.MEDIUM_OVERRULED: "the medium given contradicts the file's; rv may be off by 80 km/s",
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emulators.files import atomic_write
-from stellarfit.parameters import STAGES
+from stellarfit.parameters import STAGES, stage_of
 from stellarfit.quality import describe
 from stellarfit.spectrum import Spectrum
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from astropy.table import Table
 
 Array = NDArray[np.float64]
-FORMAT = "stellarfit-result"
+FORMAT = "stellarfit-result-2"
 DESCRIPTIONS = {
     "teff": "effective temperature", "logg": "logarithm of the surface gravity (cgs)",
     "vmic": "microturbulent velocity", "he_frac": "helium fraction N(He)/N(H+He)",
@@ -31,8 +31,44 @@ def describe_parameter(name: str) -> str:
     """Return a parameter in words: ``mg_fe`` becomes ``[Mg/Fe]``."""
     if name in DESCRIPTIONS:
         return DESCRIPTIONS[name]
+    if stage := stage_of(name):
+        return f"{DESCRIPTIONS[stage]}, of arm {name.removeprefix(stage + '_')}"
     first, second = name.rsplit("_", 1)
     return f"abundance ratio [{first.capitalize()}/{second.capitalize()}]"
+
+
+@dataclass(frozen=True, eq=False)
+class ArmFit:
+    """One arm of a fit.
+
+    Attributes
+    ----------
+    spectrum : Spectrum
+        Its pixels that overlap the emulator, in its medium.
+    name : str
+    rv : float
+        km/s.
+    used : (n_pix,) bool
+    model, continuum : (n_pix,) float64
+        Best model times continuum, in the unit of the flux, and the continuum alone.
+    """
+
+    spectrum: Spectrum
+    name: str
+    rv: float
+    used: NDArray[np.bool_]
+    model: Array
+    continuum: Array
+
+    @property
+    def wavelength(self) -> Array:
+        """Angstrom, (n_pix,)."""
+        return self.spectrum.wavelength
+
+    @property
+    def flux(self) -> Array:
+        """Observed, (n_pix,)."""
+        return self.spectrum.flux
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,21 +83,34 @@ class FitResult:
     covariance : (n_free, n_free) float64
         Of the free parameters, the continuum marginalised; from the noise alone.  Infinite
         on the diagonal for a parameter that the spectrum says nothing about.
+    conditional_errors : (n_free,) float64
+        Of each parameter if all the others were known, but for the continuum.
     units : tuple of str
     label_names : tuple of str
         The emulator's labels.
     label_values, label_errors : (n_label,) float64
         All of them, with their errors from the joint covariance; 0 for fixed ones.
+    coefficients : (n_term,) float64
+        Of the continuum, arm after arm.
+    full_covariance : (n_free + n_term, n_free + n_term) float64
+        Of the free parameters and the coefficients together.
+    verdicts : dict of str to str
+        For each free abundance: ``measured``, ``upper limit`` or ``no information``.
     chi2 : float
+        Of the pixels; priors have no part in it.
     dof : int
     converged : bool
     iterations : int
     flags : int
         Bits of :class:`stellarfit.quality.Flag`.
-    spectrum : Spectrum
-        The pixels that overlap the emulator, in its medium.
+    spectra : tuple of Spectrum
+        Of each arm: the pixels that overlap the emulator, in its medium.
+    arms : tuple of str
+        Their names.
+    rvs : (n_arm,) float64
+        Their velocities, km/s.
     used : (n_pix,) bool
-        Those that entered the fit.
+        Those of all arms, one after the other, that entered the fit.
     model, continuum : (n_pix,) float64
         Best model times continuum, in the unit of the flux, and the continuum alone.
     provenance : dict
@@ -72,20 +121,64 @@ class FitResult:
     names: tuple[str, ...]
     values: Array
     covariance: Array
+    conditional_errors: Array
     units: tuple[str, ...]
     label_names: tuple[str, ...]
     label_values: Array
     label_errors: Array
+    coefficients: Array
+    full_covariance: Array
+    verdicts: dict[str, str]
     chi2: float
     dof: int
     converged: bool
     iterations: int
     flags: int
-    spectrum: Spectrum
+    spectra: tuple[Spectrum, ...]
+    arms: tuple[str, ...]
+    rvs: Array
     used: NDArray[np.bool_]
     model: Array
     continuum: Array
     provenance: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Of the star."""
+        return next((s.name for s in self.spectra if s.name), "")
+
+    @property
+    def spectrum(self) -> Spectrum:
+        """The spectrum of the first arm, of the only one mostly."""
+        return self.spectra[0]
+
+    @property
+    def snr(self) -> float:
+        """Median signal-to-noise ratio per pixel that was used."""
+        ratio = np.concatenate([s.flux * np.sqrt(s.ivar) for s in self.spectra])
+        return float(np.median(ratio[self.used])) if self.used.any() else 0.0
+
+    def by_arm(self) -> list[ArmFit]:
+        """Return the fit of each arm."""
+        ends = np.cumsum([len(s) for s in self.spectra])[:-1]
+        parts = (np.split(x, ends) for x in (self.used, self.model, self.continuum))
+        return [ArmFit(*fields) for fields in
+                zip(self.spectra, self.arms, self.rvs.tolist(), *parts, strict=True)]
+
+    def scaled_to_chi2(self) -> FitResult:
+        """Return the result with errors enlarged by sqrt(chi2 / dof), where that exceeds 1.
+
+        As if all noise had been given too small by one factor; where it is the model that
+        fails, no factor makes errors right.
+        """
+        factor = max(1.0, self.reduced_chi2)
+        return replace(
+            self, covariance=self.covariance * factor,
+            full_covariance=self.full_covariance * factor,
+            conditional_errors=self.conditional_errors * np.sqrt(factor),
+            label_errors=self.label_errors * np.sqrt(factor),
+            provenance={**self.provenance, "errors_scaled_by": float(np.sqrt(factor))},
+        )
 
     @property
     def labels(self) -> dict[str, float]:
@@ -101,9 +194,16 @@ class FitResult:
                 **dict(zip(self.names, free, strict=True))}
 
     @property
+    def correlation(self) -> Array:
+        """Correlation matrix of the free parameters; NaN where an error is infinite or zero."""
+        sigma = np.sqrt(np.diag(self.covariance))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.asarray(self.covariance / np.outer(sigma, sigma))
+
+    @property
     def rv(self) -> float:
-        """Radial velocity, km/s; the fixed one if it was not free."""
-        return float(self.labels.get("rv", self.provenance.get("fixed", {}).get("rv", np.nan)))
+        """Radial velocity, km/s: fitted, fixed, or the mean of the arms' own."""
+        return float(self.labels.get("rv", np.mean(self.rvs)))
 
     @property
     def reduced_chi2(self) -> float:
@@ -113,7 +213,8 @@ class FitResult:
     @property
     def residual_rms(self) -> float:
         """Robust scatter of (flux - model) / continuum over the pixels used."""
-        return relative_scatter(self.spectrum.flux, self.model, self.continuum, self.used)
+        flux = np.concatenate([s.flux for s in self.spectra])
+        return relative_scatter(flux, self.model, self.continuum, self.used)
 
     def summary(self, truth: dict[str, float] | None = None) -> str:
         """Return the result as a text to read.
@@ -123,14 +224,15 @@ class FitResult:
         truth : dict, optional
             Known values, shown beside the fitted ones with the difference in sigma.
         """
-        name, file = self.spectrum.name or "spectrum", self.spectrum.meta.get("file", "")
-        name += f" ({file})" if file else ""
+        name = self.name or "spectrum"
+        files = [str(s.meta["file"]) for s in self.spectra if s.meta.get("file")]
+        name += f" ({', '.join(files)})" if files else ""
         lines = [
             f"{name}: {'converged' if self.converged else 'NOT converged'} after "
             f"{self.iterations} iterations, {self.provenance.get('seconds', 0.0):.1f} s",
             f"emulator {self.provenance['emulator']}, {self.provenance['instrument']}, "
             f"{int(self.used.sum())} of {len(self.used)} pixels, "
-            f"median S/N {self.spectrum.snr:.0f}",
+            f"median S/N {self.snr:.0f}",
             f"chi2/dof {self.reduced_chi2:.2f} ({self.dof} dof), residual scatter "
             f"{100 * self.residual_rms:.2f} % of the continuum",
             "",
@@ -139,8 +241,21 @@ class FitResult:
         ]
         for n, unit in zip(self.names, self.units, strict=True):
             lines.append(self._line(n, unit, truth))
-        if at_limit := self.provenance.get("at_limit"):
-            lines += ["", "at a limit: " + ", ".join(at_limit)]
+        notes = [f"at a limit: {', '.join(self.provenance['at_limit'])}"] * bool(
+            self.provenance.get("at_limit"))
+        for verdict in ("upper limit", "no information"):
+            if names := [n for n, v in self.verdicts.items() if v == verdict]:
+                notes.append(f"{verdict}: {', '.join(names)}")
+        notes += _left_out(self.provenance.get("left_out", {}))
+        if "rv" in self.names:
+            frame = self.provenance.get("frame", "unknown")
+            notes.append(f"rv is {frame}" if frame != "unknown"
+                         else "the file does not say which frame rv is in")
+        if jitter := self.provenance.get("jitter"):
+            notes.append(f"added to the noise: {100 * jitter:.2f} % of the continuum (without it "
+                         f"chi2/dof would be {self.provenance['excess']:.2f})")
+        if notes:
+            lines += ["", *notes]
         lines += ["", "flags: " + (str(self.flags) if self.flags else "none")]
         lines += [f"  - {text}" for text in describe(self.flags)]
         return "\n".join(lines)
@@ -160,16 +275,19 @@ class FitResult:
         from astropy.table import Column, Table
 
         table = Table(meta={k: v for k, v in self.provenance.items() if v is not None})
-        table["name"] = Column([self.spectrum.name], description="name of the spectrum")
+        table["name"] = Column([self.name], description="name of the spectrum")
         for n, unit in zip(self.names, self.units, strict=True):
             text = describe_parameter(n)
             table[n] = Column([self.labels[n]], unit=unit or None, description=text)
             table[f"e_{n}"] = Column([self.errors[n]], unit=unit or None,
                                      description=f"standard error of the {text}")
+            if n in self.verdicts:
+                table[f"{n}_verdict"] = Column([self.verdicts[n]],
+                                               description=f"what the {text} is worth")
         for column, value, text in (
             ("chi2", self.chi2, "chi-square"),
             ("dof", self.dof, "degrees of freedom"),
-            ("snr", self.spectrum.snr, "median signal-to-noise per pixel"),
+            ("snr", self.snr, "median signal-to-noise per pixel"),
             ("residual_rms", self.residual_rms, "robust residual scatter / continuum"),
             ("converged", self.converged, "whether the optimiser converged"),
             ("flags", np.int64(self.flags), "bits of stellarfit.quality.Flag"),
@@ -192,7 +310,9 @@ class FitResult:
             # what a header said may be of any type
             file.attrs["state"] = json.dumps(self._state(), default=str)
             for key, values in self._arrays().items():
-                file.create_dataset(key, data=values, fletcher32=True, chunks=values.shape)
+                # what has no elements has no chunks to check either
+                checked = {"fletcher32": True, "chunks": values.shape} if values.size else {}
+                file.create_dataset(key, data=values, **checked)
         return Path(path)
 
     @staticmethod
@@ -201,18 +321,29 @@ class FitResult:
         return load_result(path)
 
     def _state(self) -> dict[str, Any]:
-        keys = ("names", "units", "label_names", "chi2", "dof", "converged", "iterations",
-                "flags", "provenance")
+        keys = ("names", "units", "label_names", "verdicts", "chi2", "dof", "converged",
+                "iterations", "flags", "arms", "provenance")
         return {**{k: getattr(self, k) for k in keys},
-                "spectrum": {"name": self.spectrum.name, "medium": self.spectrum.medium,
-                             "meta": self.spectrum.meta}}
+                "spectra": [{"name": s.name, "medium": s.medium, "meta": s.meta}
+                            for s in self.spectra]}
 
     def _arrays(self) -> dict[str, NDArray[Any]]:
-        own = ("values", "covariance", "label_values", "label_errors", "used", "model",
-               "continuum")
-        return {**{k: getattr(self, k) for k in own},
-                **{f"spectrum_{k}": getattr(self.spectrum, k)
-                   for k in ("wavelength", "flux", "ivar", "mask")}}
+        arrays = {k: np.atleast_1d(getattr(self, k)) for k in _ARRAYS}
+        for i, spectrum in enumerate(self.spectra):
+            arrays |= {f"spectrum_{i}_{k}": getattr(spectrum, k) for k in _OF_SPECTRUM}
+        return arrays
+
+
+_ARRAYS = ("values", "covariance", "conditional_errors", "label_values", "label_errors",
+           "coefficients", "full_covariance", "rvs", "used", "model", "continuum")
+_OF_SPECTRUM = ("wavelength", "flux", "ivar", "mask")
+
+
+def _left_out(reasons: dict[str, str]) -> list[str]:
+    """Say which arms were left out; of an echelle's many orders only which."""
+    if len(reasons) > 3:
+        return [f"{len(reasons)} arms left out: {', '.join(reasons)}"]
+    return [f"arm {name} left out: {why}" for name, why in reasons.items()]
 
 
 def load_result(path: str | Path) -> FitResult:
@@ -236,16 +367,15 @@ def load_result(path: str | Path) -> FitResult:
             arrays = {k: file[k][()] for k in file}
     except (OSError, KeyError) as error:
         raise ValueError(f"'{path}' is not a readable result: {error}") from error
-    described = state.pop("spectrum")
-    spectrum = Spectrum(
-        *(arrays.pop(f"spectrum_{k}") for k in ("wavelength", "flux")),
-        ivar=arrays.pop("spectrum_ivar"), mask=arrays.pop("spectrum_mask"), **described,
-    )
-    # Masked pixels lost their reasons when they were masked; the first count knew them.
-    spectrum.meta.update(described["meta"])
-    for key in ("names", "units", "label_names"):
+    spectra = []
+    for i, described in enumerate(state.pop("spectra")):
+        wavelength, flux, ivar, mask = (arrays.pop(f"spectrum_{i}_{k}") for k in _OF_SPECTRUM)
+        spectra.append(Spectrum(wavelength, flux, ivar=ivar, mask=mask, **described))
+        # Masked pixels lost their reasons when they were masked; the first count knew them.
+        spectra[-1].meta.update(described["meta"])
+    for key in ("names", "units", "label_names", "arms"):
         state[key] = tuple(state[key])
-    return FitResult(spectrum=spectrum, **state, **arrays)
+    return FitResult(spectra=tuple(spectra), **state, **arrays)
 
 
 def relative_scatter(

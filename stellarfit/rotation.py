@@ -23,7 +23,7 @@ from scipy.special import roots_gegenbauer
 from torch import Tensor
 
 from stellarfit.doppler import SPEED_OF_LIGHT
-from stellarfit.interpolation import mirrored
+from stellarfit.interpolation import filtered, frequencies
 
 LIMB_DARKENING = 0.6  # epsilon of a solar-type star in the optical (Gray 2005, section 17)
 
@@ -94,13 +94,8 @@ def rotate(
         Within vsini of the ends it holds the flux of a star whose spectrum is mirrored
         there; the caller keeps such pixels out.
     """
-    n_pix = flux.shape[-1]
-    frequency = 2.0 * math.pi * torch.fft.rfftfreq(
-        2 * n_pix, d=log_step, device=flux.device, dtype=torch.float64
-    )
+    frequency = frequencies(flux.shape[-1], log_step, flux.device)
     phase = frequency * (vsini.double() / SPEED_OF_LIGHT).unsqueeze(-1)
     if isinstance(epsilon, Tensor):
         epsilon = epsilon.double().unsqueeze(-1)
-    kernel = transform(phase, epsilon, nodes=nodes).to(flux.dtype)
-    broadened = torch.fft.irfft(torch.fft.rfft(mirrored(flux)) * kernel, n=2 * n_pix)
-    return torch.as_tensor(broadened[..., :n_pix])
+    return filtered(flux, transform(phase, epsilon, nodes=nodes))

@@ -1,12 +1,9 @@
 """Posterior samples by emcee, on the batched model.
 
-The likelihood is Gaussian in the noise, with the continuum marginalised under a flat prior:
-with S = diag(w) model T the weighted columns of the continuum,
-
-    -2 ln L = chi2(theta) + ln det(S^T S).
-
-The prior is uniform inside the polytope of the emulator's domain and the limits of the
-stages.  The ensemble starts around the fit, with the fit's covariance.
+The likelihood is Gaussian in the noise as it is at the fit, with the continuum marginalised
+under a flat prior (`continuum`).  The prior is uniform inside the polytope of the emulator's
+domain and the limits of the stages, times the Gaussian ones that were given.  The ensemble
+starts around the fit, with the fit's covariance.
 """
 
 from __future__ import annotations
@@ -22,10 +19,10 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from emulators.files import atomic_write
-from stellarfit.fitting import conclude, minimise
-from stellarfit.polytope import nearest
+from stellarfit.fitting import best_of, conclude
 from stellarfit.problem import Problem, prepare
 from stellarfit.result import FitResult, describe_parameter
+from stellarfit.weighting import Weighting
 
 Array = NDArray[np.float64]
 #: a chain is long enough when it holds this many autocorrelation times (emcee's advice)
@@ -77,7 +74,7 @@ class Posterior:
         """Return medians, 68 % intervals and the verdict as a text to read."""
         low, median, high = np.percentile(self.samples, [15.87, 50.0, 84.13], axis=0)
         lines = [
-            f"{self.fit.spectrum.name or 'spectrum'}: "
+            f"{self.fit.name or 'spectrum'}: "
             f"{'converged' if self.converged else 'NOT converged'}: {self.verdict}",
             f"acceptance {self.acceptance:.2f}, {len(self.samples)} samples, "
             f"emulator {self.fit.provenance['emulator']}", "",
@@ -156,15 +153,18 @@ def sample(
         raise ValueError(f"unknown sampler {sampler!r}; valid: emcee")
     if max_steps < 2:
         raise ValueError(f"max_steps must be at least 2, got {max_steps}")
-    problem = prepare(spectrum, flux, start=start, seed=seed, **fit_options)
-    n_free = len(problem.model.parameters)
+    weighting = Weighting(emulator_error, **{
+        n: fit_options.pop(n) for n in ("jitter", "robust", "correlation") if n in fit_options})
+    problems = prepare([spectrum], flux, start=start, seed=seed, weighting=weighting,
+                       **fit_options)
+    n_free = len(problems[0].model.parameters)
     count = max(32, 2 * n_free + 2) if walkers is None else walkers
     if count < 2 * n_free:
         raise ValueError(
             f"{count} walkers are too few for {n_free} parameters; give at least {2 * n_free}"
         )
-    problem, solution = minimise(problem, "lm", emulator_error=emulator_error)
-    best = conclude(problem, solution)
+    problem, solution, runner_up = best_of(problems)
+    best = conclude(problem, solution, runner_up)[0]
     ensemble = emcee.EnsembleSampler(
         count, n_free, lambda theta: log_posterior(problem, theta), vectorize=True,
         moves=[(emcee.moves.DEMove(), 0.8), (emcee.moves.DESnookerMove(), 0.2)],
@@ -177,18 +177,17 @@ def sample(
 
 def log_posterior(problem: Problem, theta: Array) -> Array:
     """Return ln(posterior) up to a constant of theta, (n, n_free); -inf outside the prior."""
-    parameters = problem.model.parameters
-    inside = (theta @ parameters.G.T <= parameters.h).all(axis=1)
+    data = problem.data
+    inside = (theta @ data.G.T <= data.h[0]).all(axis=1)
     result = np.full(len(theta), -np.inf)
     if not inside.any():
         return result
     with torch.no_grad():
         model = problem.model(torch.as_tensor(theta[inside], device=problem.data.flux.device))
         same = torch.zeros(len(model), dtype=torch.long, device=model.device)
-        solved = problem.data.project(model, same)
-        columns = (problem.data.weight * model.double()).unsqueeze(-1) * problem.data.terms
-        volume = torch.linalg.slogdet(columns.transpose(-1, -2) @ columns).logabsdet
-    value = -0.5 * (solved.chi2 + volume).cpu().numpy()
+        solved = data.project(model, same)
+    prior = (data.prior_residual(theta[inside], np.zeros(len(model), dtype=int)) ** 2).sum(-1)
+    value = -0.5 * ((solved.chi2 + solved.log_determinant).cpu().numpy() + prior)
     result[inside] = np.where(np.isfinite(value), value, -np.inf)
     return result
 
@@ -206,7 +205,7 @@ def _first_walkers(
     drawn = rng.multivariate_normal(np.zeros(len(spread)), spread, size=count) * shrink
     centre = best.values
     walkers = np.array([
-        nearest(centre + d, parameters.scale, parameters.G, parameters.h) for d in drawn
+        problem.data.nearest(centre + d, parameters.scale, 0) for d in drawn
     ])
     # Walkers on a face would span no volume there; towards their mean it is always inside.
     inner = walkers.mean(axis=0)

@@ -7,14 +7,18 @@ the best-scaled template at velocity v is
 
     chi2(v) = sum w y^2 - [sum w y T(v)]^2 / sum w T(v)^2,
 
-whose sums over pixels are correlations, taken for all velocities at once by FFT.  What is
-maximised is the gain over a featureless spectrum on the same pixels, so that pixels that
-leave the emulator's range with the shift neither help nor harm.
+whose sums over pixels are correlations, taken for all velocities at once by FFT and added
+up over the arms, each with a scale of its own.  What is maximised is the gain over a
+featureless spectrum on the same pixels, so that pixels that leave the emulator's range with
+the shift neither help nor harm.  Where the best template's gain has several peaks, each is
+a mode that a fit may have to try.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -26,14 +30,19 @@ from scipy.stats import qmc
 from torch import Tensor
 
 from emulators import Emulator
+from stellarfit.arm import Arm
 from stellarfit.doppler import SPEED_OF_LIGHT
 from stellarfit.lsf import SIGMA_PER_FWHM
-from stellarfit.parameters import STAGES, Parameters
+from stellarfit.parameters import Parameters, stage_of
 from stellarfit.polytope import bounding_box, nearest
 from stellarfit.rotation import LIMB_DARKENING, nodes_for, rotate
 
 Array = NDArray[np.float64]
 TEMPLATE_VSINI = (3.0, 40.0)
+LARGEST_RV = 1000.0  # km/s: beyond the escape velocity of the Galaxy anywhere
+MODES = 4
+#: templates per mode that a fit may choose from
+CANDIDATES = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,30 +52,41 @@ class Start:
     Attributes
     ----------
     theta : (n_free,) float64
-    rv, vsini : float
+    rvs : (n_arm,) float64
+        Velocities of the arms, km/s.
+    vsini : float
         km/s.
     gain : float
         By how much chi-square falls below that of a featureless spectrum.
     """
 
     theta: Array
-    rv: float
+    rvs: Array
     vsini: float
     gain: float
 
+    @property
+    def rv(self) -> float:
+        """Velocity of the first arm, km/s."""
+        return float(self.rvs[0])
 
-def search(
-    emulator: Emulator, parameters: Parameters, wavelength: Array, flux: Array, ivar: Array, *,
-    resolution: float, largest_rv: float = 500.0, templates: int = 32, seed: int = 0,
-) -> list[Start]:
-    """Return first guesses, the best first.
+
+@dataclass(frozen=True, eq=False)
+class Pixels:
+    """What an arm holds of a star: flux and ivar (n_pix,), 0 where it is to be ignored."""
+
+    flux: Array
+    ivar: Array
+
+
+class Search:
+    """Template spectra as the arms would see them, and how to find a star among them.
 
     Parameters
     ----------
-    wavelength, flux, ivar : (n_pix,)
-        Observed, in the emulator's medium; ivar is 0 where a pixel is to be ignored.
-    resolution : float
-        Of the instrument.
+    emulator : Emulator
+    parameters : Parameters
+    arms : sequence of Arm
     largest_rv : float
         Velocities up to this (km/s) are tried; only the fixed one if rv is fixed.
     templates : int
@@ -74,26 +94,106 @@ def search(
     seed : int
         Of the label vectors.
     """
-    fixed = parameters.fixed_stages
-    step = emulator.log_step
-    theta = _template_parameters(parameters, templates, seed)
-    vsini = (fixed["vsini"],) if "vsini" in fixed else TEMPLATE_VSINI
-    lags = int(np.ceil(largest_rv / SPEED_OF_LIGHT / step))
-    centre = round(np.arctanh(fixed.get("rv", 0.0) / SPEED_OF_LIGHT) / step)
-    if "rv" in fixed:
-        lags = 1
-    data, weight = _on_log_grid(emulator, wavelength, flux, ivar, centre - lags, centre + lags)
 
-    sharp = _sharp_templates(emulator, parameters, theta)
-    starts = []
-    for v in vsini:
-        for row, template in zip(theta, _broadened(sharp, v, resolution, step), strict=True):
-            gain = _gain(template, data, weight)
-            best = int(np.argmax(gain))
-            lag = centre - lags + best + _peak_offset(gain, best)
-            rv = fixed.get("rv", SPEED_OF_LIGHT * np.tanh(lag * step))
-            starts.append(_start(parameters, row, float(rv), float(v), float(gain[best])))
-    return sorted(starts, key=lambda s: -s.gain)
+    def __init__(
+        self, emulator: Emulator, parameters: Parameters, arms: Sequence[Arm], *,
+        largest_rv: float = LARGEST_RV, templates: int = 32, seed: int = 0,
+    ) -> None:
+        self.emulator, self.parameters, self.arms = emulator, parameters, tuple(arms)
+        fixed = parameters.fixed_stages
+        self.step = emulator.log_step
+        self.theta = _template_parameters(parameters, templates, seed)
+        self.vsini = (fixed["vsini"],) if "vsini" in fixed else TEMPLATE_VSINI
+        rows = [i for i, n in enumerate(parameters.stages) if stage_of(n) == "rv"]
+        #: which free parameter moves each arm's velocity, -1 for none
+        self.mover = [int(np.argmax(parameters.stage_A[i] != 0))
+                      if parameters.stage_A[i].any() else -1 for i in rows]
+        # What is fixed of the velocities, each arm its own: lags are counted from there.
+        self.centre = [round(np.arctanh(parameters.stage_b[i] / SPEED_OF_LIGHT) / self.step)
+                       for i in rows]
+        self.offset = parameters.stage_b[rows]
+        self.lags = (1 if set(self.mover) == {-1}
+                     else int(np.ceil(largest_rv / SPEED_OF_LIGHT / self.step)))
+
+    @cached_property
+    def _spectra(self) -> dict[float, list[Array]]:
+        """Templates (n_template, n_grid) at each vsini and resolution, per resolution."""
+        sharp = _sharp_templates(self.emulator, self.parameters, self.theta)
+        return {r: [_broadened(sharp, v, r, self.step) for v in self.vsini]
+                for r in {self._resolution(arm) for arm in self.arms}}
+
+    @staticmethod
+    def _resolution(arm: Arm) -> float:
+        """Return the resolution that stands for an arm, in three digits."""
+        typical = float(np.median(arm.instrument.resolution_at(arm.wavelength)))
+        return float(f"{typical:.3g}")
+
+    def modes(self, pixels: Sequence[Pixels]) -> list[list[Start]]:
+        """Return the modes of a star, the best first, each a list of first guesses.
+
+        Parameters
+        ----------
+        pixels : sequence of Pixels
+            Of the arms, in their order.
+        """
+        each = self._gain(pixels)                         # (n_arm, n_vsini, n_template, n_lag)
+        first = [i for i, m in enumerate(self.mover) if m == self.mover[0]]
+        # Arms with a velocity of their own are taken at their best one for each template.
+        others = {m: each[[i for i, n in enumerate(self.mover) if n == m]].sum(0)
+                  for m in dict.fromkeys(self.mover) if m != self.mover[0]}
+        gain = each[first].sum(0) + sum(g.max(-1, keepdims=True) for g in others.values())
+        starts = []
+        for peak in self._peaks(gain.max(axis=(0, 1))):
+            order = np.argsort(gain[:, :, peak], axis=None)[::-1][:CANDIDATES]
+            starts.append([self._start(gain, others, int(k) // gain.shape[1],
+                                       int(k) % gain.shape[1], peak) for k in order])
+        return starts
+
+    def _gain(self, pixels: Sequence[Pixels]) -> Array:
+        total = np.zeros((len(self.arms), len(self.vsini), len(self.theta), 2 * self.lags + 1))
+        for k, (arm, seen) in enumerate(zip(self.arms, pixels, strict=True)):
+            if not (seen.ivar > 0).any():
+                continue
+            data, weight = _on_log_grid(self.emulator, arm.wavelength, seen,
+                                        self.centre[k] - self.lags, self.centre[k] + self.lags)
+            templates = self._spectra[self._resolution(arm)]
+            floor = _featureless(data, weight, templates[0].shape[1])
+            for i, broadened in enumerate(templates):
+                total[k, i] = [_matched(t, data, weight) - floor for t in broadened]
+        return total
+
+    def _peaks(self, gain: Array) -> list[int]:
+        """Return the lags of the highest peaks, the best first, a line's width apart."""
+        width = max(1, round(25.0 / SPEED_OF_LIGHT / self.step))
+        remaining = gain.copy()
+        left: list[int] = []
+        for _ in range(MODES):
+            lag = int(np.argmax(remaining))
+            if not np.isfinite(remaining[lag]):
+                break
+            around = gain[max(0, lag - 1):lag + 2]
+            # The flank of a peak that is taken already is no peak.
+            if gain[lag] >= around.max() or not left:
+                left.append(lag)
+            remaining[max(0, lag - width):lag + width + 1] = -np.inf
+        return left
+
+    def _start(
+        self, gain: Array, others: Mapping[int, Array], v: int, template: int, lag: int
+    ) -> Start:
+        places = {self.mover[0]: lag - self.lags + _peak_offset(gain[v, template], lag)}
+        for mover, curves in others.items():
+            best = int(np.argmax(curves[v, template]))
+            places[mover] = best - self.lags + _peak_offset(curves[v, template], best)
+        theta = self.theta[template].copy()
+        for i, name in enumerate(self.parameters.names):
+            if name == "vsini":
+                theta[i] = self.vsini[v]
+            elif i in places:
+                theta[i] = SPEED_OF_LIGHT * np.tanh(places[i] * self.step)
+        moved = np.array([theta[m] if m >= 0 else 0.0 for m in self.mover])
+        return Start(theta, self.offset + moved, float(self.vsini[v]),
+                     float(gain[v, template, lag]))
 
 
 def _template_parameters(parameters: Parameters, count: int, seed: int) -> Array:
@@ -104,15 +204,15 @@ def _template_parameters(parameters: Parameters, count: int, seed: int) -> Array
     """
     low, high = bounding_box(parameters.G, parameters.h)
     moving = [i for i, n in enumerate(parameters.names)
-              if n not in STAGES and not n.endswith("_fe")]
+              if stage_of(n) is None and not n.endswith("_fe")]
     unit = qmc.Sobol(max(1, len(moving)), seed=seed).random_base2(int(np.ceil(np.log2(count))))
     points = np.tile(np.clip(0.0, low, high), (len(unit), 1))
     for column, i in enumerate(moving):
         points[:, i] = low[i] + unit[:, column] * (high[i] - low[i])
     for i, name in enumerate(parameters.names):
-        if name in STAGES:
-            harmless = {"vsini": 5.0, "epsilon": LIMB_DARKENING,
-                        "resolution": parameters.resolution}.get(name, 0.0)
+        if stage := stage_of(name):
+            harmless = {"vsini": 5.0, "vmac": 3.0, "epsilon": LIMB_DARKENING,
+                        "resolution": 10.0 * parameters.scale[i]}.get(stage, 0.0)
             points[:, i] = np.clip(harmless, low[i], high[i])
     return np.array([nearest(p, parameters.scale, parameters.G, parameters.h) for p in points])
 
@@ -168,7 +268,7 @@ def _upper_continuum(x: Array, y: Array, weight: Array, degree: int = 3) -> Arra
 
 
 def _on_log_grid(
-    emulator: Emulator, wavelength: Array, flux: Array, ivar: Array, first: int, last: int
+    emulator: Emulator, wavelength: Array, seen: Pixels, first: int, last: int
 ) -> tuple[Array, Array]:
     """Return normalised data and weights on the templates' grid extended by first..last steps.
 
@@ -176,8 +276,8 @@ def _on_log_grid(
     good enough for a first guess, and for nothing else.
     """
     low, step, count = _log_grid(emulator)
-    continuum = _upper_continuum(wavelength, flux, ivar)
-    y, w = flux / continuum, ivar * continuum**2
+    continuum = _upper_continuum(wavelength, seen.flux, seen.ivar)
+    y, w = seen.flux / continuum, seen.ivar * continuum**2
     place = (np.log(wavelength) - low) / step - first
     size = count + last - first
     edges = np.arange(size + 1) - 0.5
@@ -194,16 +294,21 @@ def _on_log_grid(
     return data, weight
 
 
-def _gain(template: Array, data: Array, weight: Array) -> Array:
-    """Return, per lag, by how much the template beats a featureless spectrum."""
-    def sums(kernel: Array, series: Array) -> Array:
-        return np.asarray(correlate(series, kernel, mode="valid", method="fft"))
+def _sums(kernel: Array, series: Array) -> Array:
+    return np.asarray(correlate(series, kernel, mode="valid", method="fft"))
 
-    one = np.ones_like(template)
-    w, wy = sums(one, weight), sums(one, weight * data)
-    wtt, wyt = sums(template**2, weight), sums(template, weight * data)
-    floor = 1e-9 * weight.sum()
-    return np.asarray(wyt**2 / np.maximum(wtt, floor) - wy**2 / np.maximum(w, floor))
+
+def _featureless(data: Array, weight: Array, n_grid: int) -> Array:
+    """Return, per lag, by how much a constant lowers chi-square."""
+    one = np.ones(n_grid)
+    w, wy = _sums(one, weight), _sums(one, weight * data)
+    return np.asarray(wy**2 / np.maximum(w, 1e-9 * weight.sum()))
+
+
+def _matched(template: Array, data: Array, weight: Array) -> Array:
+    """Return, per lag, by how much the best-scaled template lowers chi-square."""
+    wtt, wyt = _sums(template**2, weight), _sums(template, weight * data)
+    return np.asarray(wyt**2 / np.maximum(wtt, 1e-9 * weight.sum()))
 
 
 def _peak_offset(gain: Array, best: int) -> float:
@@ -213,11 +318,3 @@ def _peak_offset(gain: Array, best: int) -> float:
     left, top, right = gain[best - 1:best + 2]
     curvature = left - 2.0 * top + right
     return float(0.5 * (left - right) / curvature) if curvature < 0 else 0.0
-
-
-def _start(parameters: Parameters, theta: Array, rv: float, vsini: float, gain: float) -> Start:
-    theta = theta.copy()
-    for name, value in (("rv", rv), ("vsini", vsini)):
-        if name in parameters.names:
-            theta[parameters.names.index(name)] = value
-    return Start(theta, rv, vsini, gain)

@@ -18,8 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emulators.air import air_to_vacuum, vacuum_to_air
+from stellarfit.instrument import HIGHEST, LOWEST
+from stellarfit.resolution_matrix import PixelMatrix
 
 MEDIA = ("air", "vacuum")
+SPEED_OF_LIGHT = 299_792.458  # km/s; without torch, which `doppler` brings
 
 # Plain numbers that all lie below are taken for nm, µm or log10(Å).  Spectra in Å of stars
 # on the ground reach beyond 3000; those of the K band in nm (to 2500) do not.
@@ -59,6 +62,10 @@ class Spectrum:
         80 km/s.
     name : str
         Of the star, for tables and plots.
+    resolution : (n_pix,) array_like, optional
+        R = wavelength / FWHM of the line-spread function in each pixel, where the file knows.
+    matrix : PixelMatrix, optional
+        Resolution matrix of the pixels, which must then come in increasing order.
     meta : mapping, optional
         Anything to keep with the spectrum.
 
@@ -74,6 +81,8 @@ class Spectrum:
         True for the pixels of the given mask, of non-finite flux, of an ivar that is not
         a positive number, and of gaps.
     medium, name : str
+    resolution : (n_pix,) float64 or None
+    matrix : PixelMatrix or None
     meta : dict
         What was given, plus ``noise`` ('given' or 'estimated'), ``medium_from``
         ('argument', 'header' or 'instrument'), ``counts`` (see :attr:`counts`) and
@@ -97,6 +106,8 @@ class Spectrum:
     mask: NDArray[np.bool_]
     medium: str
     name: str
+    resolution: NDArray[np.float64] | None
+    matrix: PixelMatrix | None
     meta: dict[str, Any]
 
     def __init__(
@@ -109,6 +120,8 @@ class Spectrum:
         mask: Any = None,
         medium: str | None = None,
         name: str = "",
+        resolution: Any = None,
+        matrix: PixelMatrix | None = None,
         meta: Mapping[str, Any] | None = None,
     ) -> None:
         if ivar is not None and uncertainty is not None:
@@ -119,7 +132,10 @@ class Spectrum:
             "flux": _values("flux", flux),
             "ivar": _inverse_variance(ivar, uncertainty, unit),
             "mask": None if mask is None else np.asarray(mask) != 0,
+            "resolution": None if resolution is None else _values("resolution", resolution),
         }
+        if matrix is not None:
+            _check_matrix(matrix, _angstrom(wavelength))
         arrays = _sorted({k: v for k, v in given.items() if v is not None})
         ivar, mask, counts = _judge(arrays["flux"], arrays.get("ivar"), arrays.get("mask"))
 
@@ -133,7 +149,7 @@ class Spectrum:
             "wavelength": arrays["wavelength"],
             "flux": np.where(np.isfinite(arrays["flux"]), arrays["flux"], 0.0),
             "ivar": ivar, "mask": mask, "medium": check_medium(medium), "name": name,
-            "meta": kept,
+            "resolution": _resolution(arrays.get("resolution")), "matrix": matrix, "meta": kept,
         }
         for field, value in fields.items():
             object.__setattr__(self, field, value)
@@ -192,6 +208,57 @@ class Spectrum:
         convert = air_to_vacuum if medium == "vacuum" else vacuum_to_air
         return self._with(wavelength=convert(self.wavelength), medium=medium)
 
+    def to_barycentric(self, velocity: float) -> Spectrum:
+        """Return the spectrum as the solar system's barycentre would see it.
+
+        Parameters
+        ----------
+        velocity : float
+            Of the observer towards the star (BERV), km/s: it adds to a velocity measured
+            in the observer's frame.
+
+        Raises
+        ------
+        ValueError
+            When the wavelengths are known to be in another frame than the observer's.
+        """
+        if self.frame not in ("topocentric", "unknown"):
+            raise ValueError(f"the wavelengths of '{self.name}' are {self.frame} already")
+        beta = velocity / SPEED_OF_LIGHT
+        moved = self._with(wavelength=self.wavelength * np.sqrt((1.0 + beta) / (1.0 - beta)))
+        moved.meta.update(frame="barycentric", barycentric_velocity=float(velocity))
+        return moved
+
+    @property
+    def frame(self) -> str:
+        """Whose velocity rv is relative to: barycentric, heliocentric, topocentric or unknown."""
+        return str(self.meta.get("frame", "unknown"))
+
+    def to_specutils(self) -> Any:
+        """Return a specutils.Spectrum: Å, the flux in its unit, inverse variance and mask.
+
+        specutils does not keep the medium; it is in ``meta["medium"]``.
+
+        Raises
+        ------
+        ImportError
+            Without specutils.
+        """
+        try:
+            import specutils
+        except ImportError as error:
+            raise ImportError("to_specutils needs specutils: pip install specutils") from error
+        from astropy import units
+        from astropy.nddata import InverseVariance
+
+        kind = getattr(specutils, "Spectrum", None) or specutils.Spectrum1D
+        unit = units.Unit(self.meta.get("flux_unit", ""), parse_strict="silent")
+        return kind(
+            spectral_axis=self.wavelength * units.Angstrom, flux=self.flux * unit,
+            uncertainty=InverseVariance(self.ivar, unit=unit**-2), mask=self.mask,
+            meta={**self.meta, "medium": self.medium, "name": self.name},
+        )
+
     def cut(self, low: float, high: float) -> Spectrum:
         """Return the pixels with ``low <= wavelength <= high``, in Å of this medium.
 
@@ -209,8 +276,12 @@ class Spectrum:
                 f"{span}, but all {inside.sum()} pixels in {low:g}-{high:g} Å are masked: "
                 "nothing is left"
             )
-        return self._with(**{k: getattr(self, k)[inside]
-                             for k in ("wavelength", "flux", "ivar", "mask")})
+        changes = {k: getattr(self, k)[inside] for k in ("wavelength", "flux", "ivar", "mask")}
+        if self.resolution is not None:
+            changes["resolution"] = self.resolution[inside]
+        if self.matrix is not None:
+            changes["matrix"] = self.matrix.cut(inside)
+        return self._with(**changes)
 
     def _with(self, **changes: Any) -> Spectrum:
         """Return a copy with other values, which need no second check at the door."""
@@ -311,6 +382,25 @@ def _values(what: str, data: Any, unit: Any = None) -> NDArray[np.float64]:
             else f"{what} is not an array of numbers, but {_brief(data)}"
         ) from error
     return np.asarray(np.ma.filled(plain, np.nan) * scale)
+
+
+def _resolution(given: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
+    """Return a resolution for every pixel: where it is unknown, that of its neighbours."""
+    if given is None:
+        return None
+    known = np.isfinite(given) & (given >= LOWEST) & (given <= HIGHEST)
+    if not known.any():
+        raise ValueError(f"no pixel has a resolution between {LOWEST:g} and {HIGHEST:g}")
+    place = np.arange(len(given))
+    return np.interp(place, place[known], given[known])
+
+
+def _check_matrix(matrix: PixelMatrix, wavelength: NDArray[np.float64]) -> None:
+    if matrix.band.shape[1] != len(wavelength):
+        raise ValueError(f"the resolution matrix has {matrix.band.shape[1]} rows for "
+                         f"{len(wavelength)} pixels")
+    if not (np.diff(wavelength) > 0).all():
+        raise ValueError("with a resolution matrix the wavelengths must increase")
 
 
 def _brief(data: Any) -> str:

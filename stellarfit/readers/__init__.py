@@ -6,6 +6,7 @@ three readers: FITS, ECSV or text.  What a FITS file holds is tried HDU by HDU:
 - *tables* with columns of the usual names, one pixel per row or (ESO phase 3) all pixels
   in one row.  SDSS ``spec-*.fits`` are such tables: ``loglam`` in vacuum, ``ivar``, and
   ``and_mask``, whose bits are set where *every* exposure had the problem: any bit masks.
+- files of APOGEE, GALAH, LAMOST and PypeIt (`surveys`), which break a rule of the others.
 - *images* with a linear or logarithmic scale in the header, flux in the first row, and
   perhaps an extension ERR, SIGMA, IVAR, ... of the same length.
 
@@ -20,9 +21,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from stellarfit.readers.content import Content, read_bytes
-from stellarfit.readers.fits import read_fits
+from stellarfit.readers.fits import load, read_fits
+from stellarfit.readers.many import MANY
 from stellarfit.readers.text import read_ecsv, read_text
 from stellarfit.spectrum import Spectrum
 
@@ -84,6 +87,45 @@ def read(
         raise ValueError(f"'{path}': {error}") from error
 
 
+def read_all(path: str | Path, **options: Any) -> dict[str, Spectrum | dict[str, Spectrum]]:
+    """Read every star in a file, by name.
+
+    Parameters
+    ----------
+    path : str or Path
+        A DESI coadd, whose targets have an arm each in b, r and z with its resolution
+        matrix; a LAMOST star at medium resolution, with arms b and r; a PypeIt spec1d file; an
+        IRAF multispec image, whose orders are arms; or anything that :func:`read` takes, which
+        is one star.
+    **options
+        Of :func:`read`.
+
+    Returns
+    -------
+    dict
+        Spectra, or mappings of arms, as :func:`stellarfit.fit` takes them; a target of which
+        no arm has a good pixel is an empty mapping.
+
+    Examples
+    --------
+    >>> for name, arms in read_all("coadd.fits").items():           # doctest: +SKIP
+    ...     result = stellarfit.fit(arms)
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no spectrum at '{path}'")
+    if options.get("format", "fits") == "fits" and recognise(path) == "fits":
+        try:
+            hdus = load(path)
+            for reader in MANY:
+                if (stars := reader(hdus, path, options.get("medium"))) is not None:
+                    return stars
+        except ValueError as error:
+            raise ValueError(f"'{path}': {error}") from error
+    spectrum = read(path, **options)
+    return {spectrum.name: spectrum}
+
+
 def recognise(path: Path) -> str:
     """Return the format of a file, 'fits', 'ecsv' or 'text', from its first bytes."""
     head = read_bytes(path, 2880)
@@ -112,5 +154,6 @@ def _spectrum(content: Content, path: Path, medium: str | None) -> Spectrum:
         meta["medium_overruled"] = content.medium  # 80 km/s: whoever fits it will flag it
     return Spectrum(
         content.wavelength, content.flux, ivar=content.ivar, uncertainty=content.uncertainty,
-        mask=content.mask, medium=known, name=content.name or path.name.split(".")[0], meta=meta,
+        mask=content.mask, resolution=content.resolution, medium=known,
+        name=content.name or path.name.split(".")[0], meta=meta,
     )

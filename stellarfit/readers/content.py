@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from emulators.columns import column_words
 
+SIGMA_PER_FWHM = 1.0 / np.sqrt(8.0 * np.log(2.0))
+
 # Names of columns and image extensions by what they hold, the preferred first.
 WAVELENGTH = ("wavelength", "wave", "lambda", "lam", "wl", "awav", "wavel", "wvl")
 LOG_WAVELENGTH = ("loglam", "log_lam", "loglambda", "log_lambda", "log_wave", "log_wavelength")
@@ -22,13 +24,17 @@ FLUX = ("flux", "flux_reduced", "flx", "spec", "spectrum", "counts", "intensity"
 UNCERTAINTY = ("err", "error", "sigma", "uncertainty", "uncert", "flux_err", "flux_error",
                "err_flux", "e_flux", "err_reduced", "std", "stdev")
 IVAR = ("ivar", "flux_ivar", "ivar_flux", "inverse_variance")
-MASK = ("mask", "and_mask", "qual", "quality", "flags", "flag", "dq", "bad")
+MASK = ("mask", "and_mask", "andmask", "pixmask", "qual", "quality", "flags", "flag", "dq", "bad")
 ANGSTROM = {
     "angstrom": 1.0, "ang": 1.0, "a": 1.0, "aa": 1.0, "å": 1.0, "0.1nm": 1.0,
     "nm": 10.0, "nanometer": 10.0, "nanometre": 10.0,
     "um": 1e4, "µm": 1e4, "μm": 1e4, "micron": 1e4, "micrometer": 1e4, "micrometre": 1e4,
     "m": 1e10, "meter": 1e10, "metre": 1e10,
 }
+#: sigma of the line-spread function in pixels of a logarithmic scale, as SDSS writes it
+DISPERSION = ("wdisp",)
+#: R itself, pixel by pixel
+RESOLUTION = ("resolution", "resolving_power", "res")
 UNITLESS = ("", "none", "unitless", "dimensionless")
 
 
@@ -53,6 +59,7 @@ class Content:
     hint: str | None = None
     doubt: str = "the file does not say whether its wavelengths are in air or vacuum"
     name: str = ""
+    resolution: Any = None
     meta: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -153,8 +160,21 @@ def from_columns(columns: Sequence[Column]) -> Content | None:
         uncertainty=sigma.values if sigma and not ivar else None,
         mask=bad_pixels(mask.values) if mask else None,
         medium=medium or None, named=bool(medium), hint=_ucd_medium(axis.ucd),
+        resolution=_resolution(columns, wavelength),
         meta={"flux_unit": flux.unit} if flux.unit else {},
     )
+
+
+def _resolution(columns: Sequence[Column], wavelength: Any) -> Any:
+    """Return R = wavelength / FWHM per pixel where a column knows, else None."""
+    if (known := _find(columns, RESOLUTION)) is not None:
+        return known.values
+    dispersion = _find(columns, DISPERSION)
+    if dispersion is None or len(wavelength) < 2:
+        return None
+    pixel = np.gradient(np.log(np.asarray(getattr(wavelength, "value", wavelength))))
+    with np.errstate(divide="ignore"):
+        return SIGMA_PER_FWHM / (np.asarray(dispersion.values, dtype=float) * np.abs(pixel))
 
 
 def named_columns(columns: Sequence[Column]) -> Content:

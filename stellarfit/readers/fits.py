@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 
 from stellarfit.readers.content import (
     ANGSTROM,
+    DISPERSION,
     FLUX,
     IVAR,
     LOG_WAVELENGTH,
     MASK,
+    RESOLUTION,
     UNCERTAINTY,
     WAVELENGTH,
     Column,
@@ -30,6 +32,7 @@ from stellarfit.readers.content import (
     read_bytes,
     stated_medium,
 )
+from stellarfit.readers.surveys import SURVEYS
 
 # Pipelines whose reduced spectra always come in one medium.
 INSTRUMENT_MEDIUM = {
@@ -39,6 +42,9 @@ INSTRUMENT_MEDIUM = {
 # First axes that are not wavelengths, by the beginning of CTYPE1.
 OTHER_AXES = ("RA--", "DEC-", "GLON", "GLAT", "HPLN", "FREQ", "VELO", "VRAD", "VOPT", "ENER",
               "WAVN", "TIME", "PIXEL")
+# Whose velocity the wavelengths are free of, by the beginning of SPECSYS (Greisen et al. 2006).
+FRAMES = {"BARYC": "barycentric", "HELIO": "heliocentric", "TOPOC": "topocentric"}
+READ_ALL = "stellarfit.read_all reads each of them, and so does the command line"
 # A stack of so many rows is still one spectrum with its errors, sky, ...; more are many.
 MOST_ROWS = 5
 
@@ -47,9 +53,16 @@ def read_fits(path: Path, hdu: int | str | None) -> Content:
     """Read the HDU `hdu` of a FITS file, or the first that holds a spectrum."""
     from astropy.io.fits import VerifyError
 
-    hdus = _load(path)
+    hdus = load(path)
+    if arms := [h.name for h in hdus if h.name.endswith("_WAVELENGTH")]:
+        raise ValueError(
+            f"several spectra in one file (a DESI coadd: {', '.join(arms)}); {READ_ALL}"
+        )
     chosen = hdus if hdu is None else [_select(hdus, hdu)]
     try:
+        for survey in SURVEYS if hdu is None else ():
+            if (content := survey(hdus)) is not None:
+                return content
         for extension in chosen:
             for dialect in (fits_table, fits_image):
                 if (content := dialect(extension, hdus)) is not None:
@@ -64,7 +77,7 @@ def read_fits(path: Path, hdu: int | str | None) -> Content:
     )
 
 
-def _load(path: Path) -> Any:
+def load(path: Path) -> Any:
     """Return the HDUs of a FITS file with all data in memory and the file closed."""
     from astropy.io import fits
     from astropy.utils.exceptions import AstropyUserWarning, AstropyWarning
@@ -77,18 +90,11 @@ def _load(path: Path) -> Any:
             warnings.filterwarnings("error", ".*truncated.*", AstropyUserWarning)
             # From memory: astropy leaves a broken file open when it gives up on it.
             with fits.open(io.BytesIO(content), memmap=False, lazy_load_hdus=False) as hdus:
-                several = {h.name for h in hdus if h.name.endswith("_WAVELENGTH")}
-                if not several:
-                    for extension in hdus:
-                        _ = extension.data
+                for extension in hdus:
+                    _ = extension.data
     except (OSError, ValueError, TypeError, LookupError, AttributeError, fits.VerifyError,
             AstropyUserWarning) as error:
         raise ValueError("the FITS file is corrupted or cut short; fetch it again") from error
-    if several:
-        raise ValueError(
-            f"several spectra in one file (a DESI coadd: {', '.join(sorted(several))}); "
-            "pick one target and arm and give its arrays to Spectrum(...)"
-        )
     return hdus
 
 
@@ -137,15 +143,31 @@ def _fits_content(content: Content, extension: Any, hdus: Any) -> Content:
     for key, card in (("instrument", "INSTRUME"), ("date", "DATE-OBS"), ("flux_unit", "BUNIT")):
         if value := next((str(h[card]).strip() for h in headers if h.get(card)), ""):
             meta.setdefault(key, value)
+    if frame := _frame(headers):
+        meta.setdefault("frame", frame)
     name = next((str(h["OBJECT"]).strip() for h in headers if h.get("OBJECT")), "")
     return replace(content, name=name, meta=meta, **medium)
+
+
+def _frame(headers: Sequence[Mapping[str, Any]]) -> str | None:
+    """Return the frame of the wavelengths, by SPECSYS or by what a pipeline always does."""
+    for header in headers:
+        if frame := FRAMES.get(str(header.get("SPECSYS", "")).strip().upper()[:5]):
+            return frame
+        # The data reduction software of HARPS writes the velocity that it has taken out.
+        if "ESO DRS BERV" in header:
+            return "barycentric"
+    words = {re.split(r"[\s-]", str(h.get(key, "")).upper())[0]
+             for h in headers for key in ("INSTRUME", "TELESCOP")}
+    return "heliocentric" if words & {"SDSS", "LAMOST", "BOSS"} else None
 
 
 def fits_table(extension: Any, hdus: Any) -> Content | None:
     """Return the spectrum in a binary table, or None if it is not one."""
     if not hasattr(extension, "columns"):
         return None
-    known = {*WAVELENGTH, *LOG_WAVELENGTH, *FLUX, *UNCERTAINTY, *IVAR, *MASK}
+    known = {*WAVELENGTH, *LOG_WAVELENGTH, *FLUX, *UNCERTAINTY, *IVAR, *MASK, *DISPERSION,
+             *RESOLUTION}
     columns = [
         Column(c.name, _pixels(extension.data, c.name), c.unit or "",
                str(extension.header.get(f"TUCD{i}", "")))
@@ -180,7 +202,7 @@ def fits_image(extension: Any, hdus: Any) -> Content | None:
     kind = str(header.get("CTYPE1", "")).strip().upper()
     if kind.startswith("MULTISPE"):
         raise ValueError("this is an IRAF multispec image, whose orders are not one spectrum; "
-                         "merge them (scombine) or export a table")
+                         + READ_ALL)
     wavelength = _axis(header, extension.data.shape[-1])
     if kind.startswith(OTHER_AXES) or wavelength is None:
         return None

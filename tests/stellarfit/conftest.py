@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 import emulators
 from emulators import Domain, Emulator, LabelSet
-from stellarfit.forward import ForwardModel
 from stellarfit.parameters import STAGES, make_parameters
 from stellarfit.spectrum import Spectrum
+from tests.stellarfit.mocks import model_of
 
 Array = NDArray[np.float64]
 
@@ -112,8 +112,8 @@ def observe() -> Callable[..., Spectrum]:
         stages = [n for n in values if n in STAGES]
         parameters = make_parameters(emulator.labels, emulator.domain, free=labels + stages,
                                      resolution=resolution)
-        model = ForwardModel(emulator, parameters, wavelength, resolution=resolution,
-                             rv_range=(rv, rv))
+        model = model_of(emulator, parameters, wavelength, resolution=resolution,
+                         rv_range=(rv, rv))
         theta = torch.tensor([[values[n] for n in parameters.names]], dtype=torch.float64)
         with torch.no_grad():
             flux = model(theta)[0].double().cpu().numpy()
@@ -121,7 +121,7 @@ def observe() -> Callable[..., Spectrum]:
         flux = flux * 1200.0 * (1.0 + 0.1 * x - 0.05 * x**2)
         sigma = np.full(len(wavelength), 1200.0 / snr)
         noise = np.random.default_rng(seed).standard_normal(len(wavelength))
-        ivar = np.where(model.covered, sigma**-2, 0.0)
+        ivar = np.where(model.covers((rv, rv)), sigma**-2, 0.0)
         return Spectrum(wavelength, flux + sigma * noise, ivar=ivar, medium=emulator.medium,
                         name="mock", meta=meta)
 

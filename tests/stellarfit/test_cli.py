@@ -94,3 +94,43 @@ def test_a_truth_that_is_none_is_named(star, tmp_path):
     assert done.exit_code == 1
     assert "is no truth" in done.output
     assert done.output.count("\n") == 1
+
+
+def test_files_together_are_arms_of_one_star(star, tmp_path):
+    other = tmp_path / "other.txt"
+    other.write_bytes(star.read_bytes())
+    done = run("fit", star, other, "--together", "--medium", "air", "--free", "teff,fe_h,rv",
+               "--fix", "logg=4.5", "--fix", "vmic=1", "--fix", "vsini=0", "-R", "40000,40000",
+               "--prior", "teff=gaussian:5200:50", "--continuum", "2", "--json", "-o", tmp_path)
+    assert done.exit_code == 0, done.output
+    (row,) = json.loads(done.stdout)
+    assert row["name"] == "star.one"
+    assert row["provenance"]["continuum"] == ["chebyshev:2"] * 2
+    assert abs(row["labels"]["teff"] - 5200) < 150  # its error and the prior's, three times
+    assert {p.name for p in tmp_path.glob("star.one.*")} == {
+        "star.one.h5", "star.one.ecsv", "star.one.png"}
+
+
+def test_a_calibration_is_made_and_used(star, tmp_path):
+    mask = tmp_path / "mask.h5"
+    done = run("calibrate", star, "--medium", "air", "-R", "40000", "-l", "teff=5200", "-l",
+               "logg=4.5", "-l", "vmic=1", "-l", "fe_h=-0.3", "--free", "rv", "-o", mask)
+    assert done.exit_code == 0, done.output
+    assert mask.exists()
+    done = run("fit", star, "--medium", "air", *FEW, "--calibration", mask, "--json", "--no-plot",
+               "-o", tmp_path)
+    assert json.loads(done.stdout)[0]["provenance"]["calibration"].startswith("star with mgb-fgk@")
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["-R", "2000,x"], "expected a number, or several with commas"),
+    (["-R", "2000", "--prior", "teff"], "expected NAME=VALUE"),
+    (["-R", "40000", "--prior", "teff=about:5"], "is no prior"),
+    (["-R", "40000", "--continuum", "wavy"], "'wavy' is no continuum"),
+    (["-R", "40000", "--target", "7"], "no target 7; the file has"),
+])
+def test_options_that_make_no_sense_are_refused_in_a_line(star, tmp_path, arguments, message):
+    done = run("fit", star, "--medium", "air", *arguments, "-o", tmp_path)
+    assert done.exit_code in (1, 2)
+    assert message in done.output
+    assert "Traceback" not in done.output

@@ -12,9 +12,10 @@ import torch
 import stellarfit
 from emulators import Emulator
 from emulators.error_model import ErrorModel
-from stellarfit.forward import ForwardModel
 from stellarfit.parameters import make_parameters
 from stellarfit.spectrum import Spectrum
+from stellarfit.weighting import emulator_modes
+from tests.stellarfit.mocks import model_of
 
 STAR = {"teff": 5500.0, "logg": 4.0, "vmic": 1.2, "fe_h": -0.3, "rv": 10.0}
 FREE = ["teff", "logg", "fe_h", "rv"]
@@ -34,9 +35,9 @@ def error_at(emulator: Emulator, resolution: float) -> np.ndarray:
     parameters = make_parameters(emulator.labels, emulator.domain, free=FREE, fixed=FIXED,
                                  resolution=resolution)
     wavelength = np.linspace(5165.0, 5195.0, 400)
-    model = ForwardModel(emulator, parameters, wavelength, resolution=resolution)
+    model = model_of(emulator, parameters, wavelength, resolution=resolution)
     theta = torch.tensor([STAR[n] for n in parameters.names], dtype=torch.float64)
-    return model.emulator_error(theta).numpy()
+    return np.sqrt((emulator_modes(model, theta.numpy()) ** 2).sum(0).numpy())
 
 
 def test_an_error_common_to_all_pixels_survives_the_instrument(lines: Emulator) -> None:
@@ -60,8 +61,8 @@ def test_independent_errors_average_out_as_noise_does(lines: Emulator) -> None:
 def test_without_a_sample_there_is_no_error(lines: Emulator) -> None:
     parameters = make_parameters(lines.labels, lines.domain, free=FREE, fixed=FIXED,
                                  resolution=20_000.0)
-    model = ForwardModel(lines, parameters, np.linspace(5165.0, 5195.0, 50), resolution=20_000.0)
-    assert model.emulator_error(torch.tensor([STAR[n] for n in parameters.names])) is None
+    model = model_of(lines, parameters, np.linspace(5165.0, 5195.0, 50), resolution=20_000.0)
+    assert emulator_modes(model, np.array([STAR[n] for n in parameters.names])) is None
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +99,8 @@ def test_errors_are_honest_only_with_the_emulators_own(
     for star in spectra:
         for own in (True, False):
             result = stellarfit.fit(star, resolution=20_000.0, emulator=emulator, free=FREE,
-                                    fixed=FIXED, emulator_error=own)
+                                    fixed=FIXED, emulator_error=own, jitter=False,
+                                    robust=False)
             pulls[own] += [(result.labels[n] - STAR[n]) / result.errors[n]
                            for n in ("teff", "logg", "fe_h")]
     assert np.std(pulls[False]) > 2.0
@@ -109,7 +111,8 @@ def test_the_fit_says_how_large_the_emulators_error_is(
     stars: tuple[list[Spectrum], Emulator]
 ) -> None:
     spectra, emulator = stars
-    options = {"resolution": 20_000.0, "emulator": emulator, "free": FREE, "fixed": FIXED}
+    options = {"resolution": 20_000.0, "emulator": emulator, "free": FREE, "fixed": FIXED,
+               "jitter": False, "robust": False}
     with_it = stellarfit.fit(spectra[0], **options)
     without = stellarfit.fit(spectra[0], emulator_error=False, **options)
     assert 0.002 < with_it.provenance["emulator_error"] < 0.02

@@ -13,6 +13,7 @@ import torch
 import emulators
 import stellarfit
 from stellarfit import Flag, Spectrum, fit
+from tests.stellarfit.mocks import model_of
 
 SPECTRA = Path(str(resources.files("emulators.data"))) / "spectra"
 FEW = {"free": ["teff", "logg", "fe_h", "rv"], "fixed": {"vmic": 1.2}}
@@ -31,13 +32,12 @@ def star(emulator):
 
 
 def mock(emulator, *, low=5180.0, high=5230.0, snr=200.0, **changes):
-    from stellarfit.forward import ForwardModel
     from stellarfit.parameters import make_parameters
 
     wavelength = np.arange(low, high, 0.1)
     parameters = make_parameters(emulator.labels, emulator.domain, free=[*SUN, "rv", "vsini"],
                                  resolution=20_000)
-    model = ForwardModel(emulator, parameters, wavelength, resolution=20_000)
+    model = model_of(emulator, parameters, wavelength, resolution=20_000)
     values = {**SUN, "rv": 12.0, "vsini": 0.0, **changes}
     theta = torch.tensor([[values[n] for n in parameters.names]], dtype=torch.float64)
     with torch.no_grad():
@@ -189,8 +189,8 @@ def test_a_medium_that_contradicts_the_file_is_flagged():
                "fixed": {"teff": 5670, "logg": 4.6, "vmic": 1.9, "fe_h": 0.0, "vsini": 6.0}}
     wrong = fit(SPECTRA / "example.fits", medium="vacuum", **options)
     assert "MEDIUM_OVERRULED" in names_of(wrong.flags)
-    right = prepare(SPECTRA / "example.fits", medium="air", **options)
-    assert "medium_overruled" not in right.spectrum.meta
+    right = prepare([SPECTRA / "example.fits"], medium="air", **options)[0]
+    assert "medium_overruled" not in right.stars[0].observation.spectra[0].meta
 
 
 def test_unknown_instrument_lists_the_presets(star):

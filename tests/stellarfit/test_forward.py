@@ -8,8 +8,9 @@ import torch
 
 from emulators import Emulator
 from stellarfit.doppler import log_shift
-from stellarfit.forward import ForwardModel, refinement_for
+from stellarfit.forward import refinement_for
 from stellarfit.parameters import make_parameters
+from tests.stellarfit.mocks import model_of
 
 FREE = ("teff", "logg", "vmic", "fe_h", "mg_fe", "ca_h", "rv", "vsini", "resolution", "epsilon")
 STARS = torch.tensor([
@@ -25,7 +26,7 @@ def make(emulator, low=5181.0, high=5187.0, *, free=FREE, resolution=30_000.0, *
     wavelength = np.exp(np.arange(np.log(low), np.log(high), 1.0 / (2.3 * resolution)))
     parameters = make_parameters(emulator.labels, emulator.domain, free=free,
                                  resolution=resolution, **kwargs.pop("parameters", {}))
-    return ForwardModel(emulator, parameters, wavelength, resolution=resolution,
+    return model_of(emulator, parameters, wavelength, resolution=resolution,
                         **{"rv_range": (-100.0, 100.0), **kwargs})
 
 
@@ -92,7 +93,7 @@ def test_a_batch_equals_its_stars_one_by_one(model, flux_and_jacobian):
 def refined(monkeypatch, factor):
     """Divide the rest-frame grid by `factor` more than the resolution asks for."""
     monkeypatch.setattr("stellarfit.forward.refinement_for",
-                        lambda e, r: factor * refinement_for(e, r))
+                        lambda e, r, **kw: factor * refinement_for(e, r, **kw))
 
 
 @pytest.mark.parametrize("resolution", [8_000.0, 30_000.0, 60_000.0, 115_000.0])
@@ -125,8 +126,8 @@ def test_covered_pixels_do_not_depend_on_what_lies_beyond_the_range(emulator64):
     low, high = cut.wavelength_range
     wide, narrow = (make(x, low - 2.0, high + 2.0, free=FREE[:7], rv_range=(-90.0, 50.0),
                          parameters={"fixed": {"vsini": 0.0}}) for x in (e, cut))
-    covered = narrow.covered
-    assert wide.covered.all()
+    covered = narrow.covers((-90.0, 50.0))
+    assert wide.covers((-90.0, 50.0)).all()
     assert 0.5 < covered.mean() < 0.9
     with torch.no_grad():
         a, b = wide(STARS[:, :7]), narrow(STARS[:, :7])
@@ -134,8 +135,9 @@ def test_covered_pixels_do_not_depend_on_what_lies_beyond_the_range(emulator64):
     assert (a - b)[:, ~covered].abs().max() > 1e-2
     # No pixel is given away: the outermost uncovered ones reach over the end at some velocity.
     first, last = np.flatnonzero(covered)[[0, -1]]
-    reach, shifts = narrow.spread.reach(30_000.0), log_shift(torch.tensor([-90.0, 50.0])).numpy()
-    rest = np.log(narrow.wavelength)
+    reach = narrow.cameras[0].spread.reach(30_000.0)
+    shifts = log_shift(torch.tensor([-90.0, 50.0])).numpy()
+    rest = np.log(narrow.arms[0].wavelength)
     assert rest[first - 1] - shifts[1] - reach < np.log(low)
     assert rest[last + 1] - shifts[0] + reach > np.log(high)
 
@@ -145,7 +147,7 @@ def test_a_moving_star_is_the_star_at_rest_on_shifted_pixels(emulator64, rv):
     shift = log_shift(torch.tensor(rv, dtype=torch.float64)).item()
     free = ("teff", "logg", "vmic", "fe_h", "mg_fe", "ca_h", "rv", "vsini")
     moving = make(emulator64, free=free, rv_range=(-300.0, 300.0))
-    rest = ForwardModel(emulator64, moving.parameters, moving.wavelength / np.exp(shift),
+    rest = model_of(emulator64, moving.parameters, moving.arms[0].wavelength / np.exp(shift),
                         resolution=30_000.0, rv_range=(0.0, 0.0))
     theta = STARS[:, :8].clone()
     theta[:, 6], theta[:, 7] = rv, 9.0
@@ -159,7 +161,7 @@ def test_a_very_sharp_instrument_sees_the_mean_over_its_pixels(lines):
     step, inside = lines.log_step, (lines.pixels > 5181) & (lines.pixels < 5184)
     free = ("teff", "logg", "vmic", "fe_h")
     parameters = make_parameters(lines.labels, lines.domain, free=free, resolution=1e6)
-    model = ForwardModel(lines, parameters, lines.pixels[inside], resolution=1e6,
+    model = model_of(lines, parameters, lines.pixels[inside], resolution=1e6,
                          rv_range=(0.0, 0.0))
     offsets = step * (np.arange(200) + 0.5) / 200 - 0.5 * step
     fine = np.exp(np.log(lines.pixels[inside])[:, None] + offsets).ravel()
@@ -186,3 +188,30 @@ def test_single_precision_model_is_close_to_the_double_one(emulator, model, flux
     size = flux_and_jacobian[1].abs().amax(dim=1)
     error = (jacobian.double() - flux_and_jacobian[1]).abs().amax(dim=1)
     assert (error / size).max() < 5e-3
+
+
+def test_what_an_emulators_own_spectra_are_broadened_by_is_not_done_twice(lines):
+    class Broadened(torch.nn.Module):
+        """Lines as a spectrograph of R = 40,000 shows them."""
+
+        def __init__(self, network):
+            super().__init__()
+            self.network = network
+
+        def evaluate(self, scaled, wavelength, *, chunk=0):
+            sigma = 1.0 / 40_000 / np.sqrt(8 * np.log(2))
+            offsets = np.linspace(-5, 5, 101)
+            weights = np.exp(-0.5 * offsets**2) / np.exp(-0.5 * offsets**2).sum()
+            return sum(w * self.network.evaluate(scaled, wavelength * np.exp(sigma * x))
+                       for x, w in zip(offsets, weights, strict=True))
+
+    broad = Emulator(Broadened(lines.network), lines.labels, lines.domain, lines.pixels, "air",
+                     provenance={"trained_on": {"resolution": 40_000.0}})
+    free, theta = (*FREE[:5], "rv", "vsini"), STARS[:1, [0, 1, 2, 3, 4, 6, 7]].clone()
+    theta[:, 5] = 10.0
+    with torch.no_grad():
+        sharp, ours = (make(e, free=free, resolution=20_000.0)(theta) for e in (lines, broad))
+    # unresolved by the training pixels, the sharp lines are off by this themselves
+    assert (sharp - ours).abs().max() < 1e-3
+    with pytest.raises(ValueError, match=r"R = 40000: it cannot show .* R = 60000 sees"):
+        make(broad, free=free, resolution=60_000.0)

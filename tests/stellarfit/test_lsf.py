@@ -10,7 +10,7 @@ import torch
 from scipy.special import erf
 
 from stellarfit.doppler import SPEED_OF_LIGHT
-from stellarfit.lsf import REACH, SIGMA_PER_FWHM, LineSpread, pixel_edges, sigma_of
+from stellarfit.lsf import REACH, SIGMA_PER_FWHM, LineSpread, cumulative, pixel_edges, sigma_of
 
 START = math.log(5160.0)
 
@@ -55,12 +55,12 @@ CASES = [
 ]
 
 
-def brute_force(y, low, high, sigma, step):
+def brute_force(y, low, high, sigma, step, h=(0.0, 0.0)):
     """Convolve and average `lines` on a grid 20 times finer, by plain sums."""
     fine = step / 20.0
     x = np.arange(y.min() - 9 * sigma - 2e-3, y.max() + 9 * sigma + 2e-3, fine)
     offsets = fine * np.arange(-int(8 * sigma / fine) - 1, int(8 * sigma / fine) + 2)
-    kernel = np.exp(-0.5 * (offsets / sigma) ** 2)
+    kernel = hermite_profile(offsets / sigma, *h)
     blurred = 1.0 - np.convolve(1.0 - lines(x), kernel / kernel.sum(), mode="same")
     integral = np.concatenate([[0.0], np.cumsum(0.5 * fine * (blurred[1:] + blurred[:-1]))])
     return (np.interp(high, x, integral) - np.interp(low, x, integral)) / (high - low)
@@ -244,3 +244,47 @@ def test_single_precision_agrees_with_double():
     single = observe(spread, flux.astype(np.float32), 1.1e-4, 20_000.0)
     assert single.dtype == np.float32
     np.testing.assert_allclose(single, observe(spread, flux, 1.1e-4, 20_000.0), rtol=0, atol=1e-6)
+
+
+def hermite_profile(x, h3, h4):
+    """Van der Marel & Franx 1993, eq. 9, as it is printed."""
+    third = (2 * np.sqrt(2) * x**3 - 3 * np.sqrt(2) * x) / np.sqrt(6)
+    fourth = (4 * x**4 - 12 * x**2 + 3) / np.sqrt(24)
+    return np.exp(-0.5 * x**2) / np.sqrt(2 * np.pi) * (1 + h3 * third + h4 * fourth)
+
+
+@pytest.mark.parametrize(("h3", "h4"), [(0.0, 0.0), (0.1, 0.0), (0.0, 0.1), (-0.08, 0.06)])
+def test_the_integral_of_a_gauss_hermite_profile_has_its_closed_form(h3, h4):
+    x = np.linspace(-6, 6, 120_001)
+    expected = np.concatenate([[0.0], np.cumsum(
+        0.5 * np.diff(x) * (hermite_profile(x, h3, h4)[1:] + hermite_profile(x, h3, h4)[:-1]))])
+    ours = cumulative(torch.as_tensor(x), h3, h4).numpy()
+    np.testing.assert_allclose(ours - ours[0], expected, atol=1e-8)
+
+
+@pytest.mark.parametrize(("resolution", "step", "pixel"), CASES)
+@pytest.mark.parametrize("h", [(0.1, 0.0), (-0.05, 0.08)])
+def test_gauss_hermite_pixels_hold_the_mean_of_the_convolved_spectrum(resolution, step, pixel, h):
+    wavelength = pixels(1.5e-3, 3.2e-3, pixel)
+    low, high = (e - START for e in pixel_edges(wavelength))
+    sigma = SIGMA_PER_FWHM / resolution
+    step = min(step, sigma)                              # as the forward model divides it
+    spread = LineSpread(wavelength, log_start=START, log_step=step,
+                        n_grid=int((np.log(wavelength[-1]) - START + 2e-3) / step),
+                        smallest_resolution=resolution, h3=h[0], h4=h[1])
+    expected = brute_force(np.log(wavelength) - START, low, high, sigma, step, h)
+    ours = observe(spread, lines(grid(spread)), 0.0, resolution)
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-4)
+
+
+def test_each_pixel_may_have_a_resolution_of_its_own():
+    wavelength = pixels(1.5e-3, 3.2e-3, 2e-5)
+    spread = make(wavelength, 15_000.0, 1e-5)
+    flux, shift = torch.as_tensor(lines(grid(spread)))[None], torch.zeros(1, dtype=torch.float64)
+    half = len(wavelength) // 2
+    resolution = torch.full((1, len(wavelength)), 15_000.0, dtype=torch.float64)
+    resolution[:, half:] = 40_000.0
+    mixed = spread(flux, shift, sigma_of(resolution))[0]
+    for part, r in ((slice(None, half), 15_000.0), (slice(half, None), 40_000.0)):
+        alone = spread(flux, shift, sigma_of(torch.tensor([r])))[0]
+        torch.testing.assert_close(mixed[part], alone[part])

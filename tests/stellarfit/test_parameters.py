@@ -87,10 +87,10 @@ def test_a_tied_ratio_moves_with_its_master():
 def test_stages_are_free_fixed_or_at_their_defaults():
     p = make([*SUN, "rv"], fixed={"vsini": 3.0}, resolution=47_000)
     assert stages_of(p, **SUN, rv=-12.0) == {
-        "rv": -12.0, "vsini": 3.0, "resolution": 47_000, "epsilon": 0.6}
+        "rv": -12.0, "vsini": 3.0, "vmac": 0.0, "resolution": 47_000, "epsilon": 0.6}
     p = make([*SUN, "resolution", "epsilon"])
     assert stages_of(p, **SUN, resolution=9e4, epsilon=0.3) == {
-        "rv": 0.0, "vsini": 0.0, "resolution": 9e4, "epsilon": 0.3}
+        "rv": 0.0, "vsini": 0.0, "vmac": 0.0, "resolution": 9e4, "epsilon": 0.3}
 
 
 def test_by_default_what_the_emulator_lacks_or_the_user_fixes_is_left_out():

@@ -8,10 +8,10 @@ import torch
 
 import emulators
 from stellarfit import Spectrum, sample
-from stellarfit.forward import ForwardModel
 from stellarfit.parameters import make_parameters
 from stellarfit.problem import prepare
 from stellarfit.sampling import log_posterior
+from tests.stellarfit.mocks import model_of
 
 OPTIONS = {"resolution": 20_000, "free": ["teff", "fe_h"],
            "fixed": {"logg": 4.5, "vmic": 1.0, "rv": 0.0, "vsini": 0.0}}
@@ -23,7 +23,7 @@ def star():
     wavelength = np.arange(5191.0, 5199.0, 0.15)
     parameters = make_parameters(emulator.labels, emulator.domain, resolution=20_000,
                                  **{k: OPTIONS[k] for k in ("free", "fixed")})
-    model = ForwardModel(emulator, parameters, wavelength, resolution=20_000)
+    model = model_of(emulator, parameters, wavelength, resolution=20_000)
     with torch.no_grad():
         flux = model(torch.tensor([[5300.0, -0.4]], dtype=torch.float64))[0].double().numpy()
     noise = np.random.default_rng(0).standard_normal(len(flux)) / 100
@@ -63,7 +63,7 @@ def test_same_seed_gives_the_same_chain(star):
 
 
 def test_nothing_outside_the_domain_has_a_probability(star):
-    problem = prepare(star, **OPTIONS)
+    problem = prepare([star], **OPTIONS)[0]
     value = log_posterior(problem, np.array([[5300.0, -0.4], [7500.0, -0.4], [5300.0, 0.7]]))
     assert np.isfinite(value[0])
     assert np.isneginf(value[1:]).all()

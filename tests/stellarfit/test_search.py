@@ -7,8 +7,9 @@ import pytest
 
 import stellarfit
 from stellarfit.parameters import make_parameters
-from stellarfit.search import search
+from stellarfit.search import Pixels, Search
 from stellarfit.spectrum import Spectrum
+from tests.stellarfit.mocks import arm_of
 
 RESOLUTION = 20_000.0
 FREE = ("teff", "logg", "fe_h", "rv")
@@ -22,8 +23,9 @@ def guess(emulator, spectrum, *, free=(*FREE, "vsini"), fixed=FIXED, resolution=
     parameters = make_parameters(emulator.labels, emulator.domain, free=free, fixed=fixed,
                                  resolution=resolution)
     ivar = np.where(spectrum.good, spectrum.ivar, 0.0)
-    starts = search(emulator, parameters, spectrum.wavelength, spectrum.flux, ivar,
-                    resolution=resolution, **{"templates": 8, **kwargs})
+    search = Search(emulator, parameters, [arm_of(spectrum.wavelength, resolution)],
+                    **{"templates": 8, **kwargs})
+    starts = search.modes([Pixels(spectrum.flux, ivar)])[0]
     assert [s.gain for s in starts] == sorted((s.gain for s in starts), reverse=True)
     return starts, parameters
 

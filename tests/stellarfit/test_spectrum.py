@@ -10,7 +10,7 @@ from astropy import units as u
 from astropy.table import Table
 
 from emulators.air import air_to_vacuum
-from stellarfit.spectrum import Spectrum, estimate_noise
+from stellarfit.spectrum import Spectrum, estimate_noise, from_specutils
 
 N = 60
 WAVELENGTH = np.linspace(5000.0, 5005.9, N)
@@ -319,7 +319,7 @@ def test_a_specutils_spectrum_is_taken_with_its_uncertainty_and_mask() -> None:
     from astropy import units
     from astropy.nddata import InverseVariance
 
-    from stellarfit.problem import as_spectrum
+    from stellarfit.observation import as_spectrum
 
     theirs = specutils.Spectrum(
         spectral_axis=np.linspace(515.0, 530.0, 50) * units.nm, flux=np.ones(50) * units.Jy,
@@ -332,3 +332,17 @@ def test_a_specutils_spectrum_is_taken_with_its_uncertainty_and_mask() -> None:
     assert ours.mask.tolist() == (np.arange(50) == 7).tolist()
     with pytest.raises(ValueError, match=r"medium"):
         as_spectrum(theirs)
+
+
+def test_a_spectrum_goes_to_specutils_and_back() -> None:
+    pytest.importorskip("specutils")
+    mask = np.array([False, True, False, False])
+    ours = Spectrum([5000.0, 5001.0, 5002.0, 5003.0], [1.0, 2.0, 3.0, 4.0], ivar=[4, 4, 9, 9],
+                    mask=mask, medium="vacuum", name="star", meta={"flux_unit": "Jy"})
+    theirs = ours.to_specutils()
+    assert theirs.meta["medium"] == "vacuum"
+    again = from_specutils(theirs, medium="vacuum")
+    for name in ("wavelength", "flux", "mask"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(ours, name))
+    np.testing.assert_allclose(again.ivar, ours.ivar)
+    assert again.meta["flux_unit"] == "Jy"

@@ -22,20 +22,14 @@ import torch
 
 import emulators
 import stellarfit
+from stellarfit.arm import Arm
 from stellarfit.forward import ForwardModel
+from stellarfit.instrument import Instrument
 from stellarfit.parameters import make_parameters
-from stellarfit.rotation import nodes_for
 
 RESULTS = Path(__file__).parent / "results"
 IMAGE = Path(__file__).parents[1] / "docs" / "images" / "example.png"
 SPECTRA = Path(str(resources.files("emulators.data"))) / "spectra"
-
-
-def observed(model: ForwardModel, rest: torch.Tensor, truth: dict[str, float]) -> np.ndarray:
-    """Return the flux (n_pix,) of a rest-frame spectrum at the star's rv, vsini and R."""
-    stages = torch.tensor([[truth["rv"], truth["vsini"], 30_000.0, 0.6]], dtype=torch.float64)
-    nodes = nodes_for(truth["vsini"], model.log_step)
-    return model.observe(rest[None], stages, nodes)[0].double().numpy()
 
 
 @click.command(help=__doc__)
@@ -48,21 +42,23 @@ def main(grid: str) -> None:
     fitted.plot(IMAGE)
 
     names = list(emulator.labels.names)
-    parameters = make_parameters(emulator.labels, emulator.domain,
-                                 free=names, resolution=30_000)
+    parameters = make_parameters(emulator.labels, emulator.domain, free=names, resolution=30_000,
+                                 fixed={n: truth[n] for n in ("rv", "vsini")})
     star = fitted.spectrum
-    model = ForwardModel(emulator, parameters, star.wavelength, resolution=30_000)
+    arm = Arm(star.wavelength, Instrument("example", 30_000))
+    model = ForwardModel(emulator, parameters, [arm])
     labels = torch.tensor([[truth[n] for n in names]], dtype=torch.float64)
     with emulators.Grid(grid) as file:
         rows_ = file.rows("validation")
         off = np.abs(file.labels[rows_, file.label_set.index("teff")] - truth["teff"])
         synthetic = torch.as_tensor(file.flux(rows_[[int(np.argmin(off))]])[0])
     with torch.no_grad():
-        emulated = emulator.flux(labels, model.grid)[0]
+        emulated = emulator.flux(labels, torch.as_tensor(emulator.pixels))[0]
         versions = {"noiseless": synthetic, "noiseless, by the emulator": emulated}
         report = {"example": fitted}
         for key, rest in versions.items():
-            clean = observed(model, rest, truth) * fitted.continuum
+            seen = model.through(rest[None, model.pixels], labels[0])[0]
+            clean = seen.double().numpy() * fitted.continuum
             report[key] = stellarfit.fit(replace(star, flux=clean), resolution=30_000,
                                          emulator=emulator)
     errors = [fitted.errors[n] for n in fitted.names]

@@ -1,11 +1,11 @@
 """The error of ``mgb-fgk`` against the number of its spectra.
 
-``python -m benchmarks.learning_curve GRID REFERENCE RUNS``: GRID is made by ``emulators
-synthesize mgb-fgk -o GRID --number 6000``, REFERENCE is the grid ``mgb-fgk.h5`` that others
-made, on whose validation spectra nothing is chosen.  Fine-tunes ``mgb-base`` on the first N
-spectra of GRID, the same steps for each N; a run in RUNS that was killed goes on, one that is
-finished stays.  Writes ``benchmarks/results/learning-curve.json`` and
-``docs/images/learning-curve.png``.
+``python -m benchmarks.learning_curve GRID REFERENCE RUNS``: REFERENCE is the grid ``mgb-fgk.h5``
+that others made, GRID the same joined with new spectra of its recipe (``data/trainings/
+two-cores.toml`` says how).  Fine-tunes ``mgb-base`` on the first N training spectra of GRID, the
+same steps for each N, and measures on the validation spectra of REFERENCE, which also chose the
+best state of each run.  A run in RUNS that was killed goes on, one that is finished stays.
+Writes ``benchmarks/results/learning-curve.json`` and ``docs/images/learning-curve.png``.
 """
 
 from __future__ import annotations
@@ -20,22 +20,27 @@ import emulators
 
 RESULTS = Path(__file__).parent / "results"
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
-NUMBERS = (340, 690, 1380, 2750, 5500)
-STEPS = 8_000
+NUMBERS = (300, 600, 1200, 2400, 4800)
+STEPS = 4_000
+
+
+def first_spectra(grid: Path, number: int) -> emulators.Grid:
+    """Open a grid to train on its first `number` spectra for training."""
+    spectra = emulators.Grid(grid)
+    rows = spectra.rows("train")
+    if len(rows) < number:
+        raise click.UsageError(f"'{grid}' has {len(rows)} training spectra, not {number}")
+    spectra.split[rows[number:]] = 9
+    return spectra
 
 
 def error(grid: Path, reference: Path, number: int, run: Path) -> dict[str, float]:
     """Return the measures on the reference after training with so many spectra."""
-    with emulators.Grid(grid) as spectra:
-        rows = spectra.rows("train")
-        if len(rows) < number:
-            raise click.UsageError(f"'{grid}' has {len(rows)} training spectra, not {number}")
-        spectra.split[rows[number:]] = 9
-        emulator = emulators.train(
-            spectra, init="mgb-base", out=run, resume=run.exists(), steps=STEPS,
-            precision="bf16", compile=True, learning_rate=1.5e-3, matrix_rate=7e-3,
-            validate_every=2_000,
-        )
+    emulator = emulators.train(
+        first_spectra(grid, number), init="mgb-base", out=run, resume=run.exists(), steps=STEPS,
+        precision="bf16", compile=True, learning_rate=1.5e-3, matrix_rate=7e-3,
+        validate_every=2_000,
+    )
     return emulators.evaluate(emulator, reference)
 
 
@@ -46,7 +51,10 @@ def draw(found: dict[int, dict[str, float]], path: Path) -> None:
     figure, axes = plt.subplots(1, 2, figsize=(8, 3.5), constrained_layout=True)
     numbers = np.array(list(found))
     for axis, name in zip(axes, ("mae", "maxae"), strict=True):
-        axis.loglog(numbers, [found[n][name] for n in found], "o-", color="#0072b2")
+        axis.semilogx(numbers, [found[n][name] for n in found], "o-", color="#0072b2")
+        axis.set_xticks(numbers, [str(n) for n in numbers])
+        axis.minorticks_off()
+        axis.set_ylim(bottom=0.0)
         axis.set_xlabel("training spectra")
         axis.set_ylabel({"mae": "MAE", "maxae": "MaxAE"}[name])
         axis.grid(which="both", alpha=0.3)

@@ -332,6 +332,8 @@ def grid_plot(path: Path, out: Path) -> None:
               help="Of the wavelengths; needed unless SOURCE says so.")
 @click.option("--unit", help="Of the wavelengths, such as nm.  [default: what SOURCE says, else "
                              "Angstrom]")
+@click.option("--resolution", type=click.FloatRange(1, min_open=True), metavar="R",
+              help="That the spectra have been convolved to.  [default: none, they are sharp]")
 @click.option("--labels", type=click.Path(path_type=Path), metavar="TABLE",
               help="CSV, ECSV, FITS or text with a column 'file'.  [default: SOURCE/labels.*]")
 @click.option("--pattern", metavar="REGEX",
@@ -365,6 +367,29 @@ def grid_convert(
     with _messages():
         made = Grid.convert(source, out, format=kind,
                             names=names.split(",") if names else None, **options)
+    click.echo(f"{made!r} in {out}")
+
+
+@grid.command("join")
+@click.argument("paths", metavar="GRID MORE...", nargs=-1, required=True,
+                type=click.Path(path_type=Path))
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, metavar="GRID",
+              help="The HDF5 file to write.")
+def grid_join(paths: tuple[Path, ...], out: Path) -> None:
+    """Add the spectra of MORE to the training spectra of GRID, in a new file.
+
+    All must be on the same wavelengths and have the same labels, within the domain of the first
+    grid.  Its validation and test spectra stay those to measure on, so that emulators trained
+    with and without the others can be compared.
+
+    \b
+    Example:
+      emulators grid join mine.h5 more.h5 -o both.h5
+    """
+    from emulators import Grid
+
+    with _messages():
+        made = Grid.join(paths, out)
     click.echo(f"{made!r} in {out}")
 
 

@@ -82,7 +82,7 @@ class Config:
         Raises
         ------
         FileNotFoundError
-            When the file is missing, or one of its grids.
+            When the file is missing.
         ValueError
             When it is not TOML, has an unknown key (with the valid ones), or a run that
             cannot be.
@@ -103,12 +103,6 @@ class Config:
             raise ValueError(f"'{path}' has no [train.NAME]: there is nothing to train")
         for name, run in runs.items():
             _check_run(name, run, files, above=list(runs)[:list(runs).index(name)])
-        for file in files.values():
-            if not file.is_file():
-                raise FileNotFoundError(
-                    f"no grid at '{file}', which '{path}' names; say with --grids (grids=) in "
-                    f"which folder it lies"
-                )
         return cls(runs, files)
 
     def train(
@@ -126,9 +120,21 @@ class Config:
             Go on with runs that have begun; those that are finished stay as they are.
         **settings
             ``device``, ``progress``, ``tensorboard`` of :func:`emulators.train`.
+
+        Raises
+        ------
+        FileNotFoundError
+            When a grid of one of these runs is missing, before any of them begins.
         """
         if wrong := [n for n in only if n not in self.runs]:
             raise unknown_names(wrong, list(self.runs), what="run")
+        for name in only or self.runs:
+            for grid in (self.runs[name]["grid"], *self.runs[name].get("scale", ())):
+                if not self.grids[grid].is_file():
+                    raise FileNotFoundError(
+                        f"no grid at '{self.grids[grid]}', which the run '{name}' reads; say with "
+                        f"--grids (grids=) in which folder it lies"
+                    )
         trained = {}
         for name in only or self.runs:
             run = dict(self.runs[name])

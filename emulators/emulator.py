@@ -91,6 +91,12 @@ class Emulator:
         return float(np.median(np.diff(np.log(self.pixels))))
 
     @property
+    def resolution(self) -> float | None:
+        """R = wavelength / FWHM that its training spectra were convolved to; None if sharp."""
+        found = self.provenance.get("trained_on", {}).get("resolution")
+        return None if found is None else float(found)
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.network.parameters()).device

@@ -20,6 +20,7 @@ A flux that is unknown is NaN (in a float32 grid): training and metrics leave it
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,9 @@ class Grid:
         0 for training, 1 for validation, 2 for testing, others unused; may be set.
     weight : (n_pix,) float64
         Weight of each pixel in the training loss, 1 by default; may be set.
+    resolution : float or None
+        R = wavelength / FWHM of the Gaussian that the spectra have been convolved with, where
+        they have been: the attribute 'resolution' of /wavelength.
 
     Raises
     ------
@@ -94,6 +98,7 @@ class Grid:
         self.wavelength: NDArray[np.float64] = self._file["wavelength"][:].astype(np.float64)
         self.medium = _as_text(self._file["wavelength"].attrs["medium"])
         self.labels: NDArray[np.float64] = self._file["labels"][:].astype(np.float64)
+        self.resolution = _resolution(self._file["wavelength"].attrs.get("resolution"), self.path)
         self.label_set = self._read_label_set()
         self.domain = self._read_domain()
         self.split: NDArray[np.uint8] = (
@@ -183,8 +188,9 @@ class Grid:
         out : str or Path
             The HDF5 file to write.
         **options
-            `format`, `names`, `medium`, `unit`, `labels`, `pattern`, `wavelength`, `domain`
-            and `validation`, all described in :func:`emulators.conversion.convert`.
+            `format`, `names`, `medium`, `unit`, `resolution`, `labels`, `pattern`,
+            `wavelength`, `domain` and `validation`, all described in
+            :func:`emulators.conversion.convert`.
 
         Examples
         --------
@@ -193,6 +199,27 @@ class Grid:
         from emulators.conversion import convert
 
         return convert(source, out, **options)
+
+    @classmethod
+    def join(cls, paths: Sequence[str | Path], out: str | Path) -> Grid:
+        """Write a grid of the spectra of several, and open it.
+
+        Parameters
+        ----------
+        paths : sequence of str or Path
+            Grids of the same wavelengths and labels.  The first gives the domain and the
+            spectra for validation; all spectra of the others are for training, see
+            :func:`emulators.grid_join.join`.
+        out : str or Path
+            The HDF5 file to write.
+
+        Examples
+        --------
+        >>> grid = Grid.join(["mine.h5", "more.h5"], "both.h5")      # doctest: +SKIP
+        """
+        from emulators.grid_join import join
+
+        return join(paths, out)
 
     def rows(self, split: str) -> NDArray[np.int64]:
         """Return the row numbers of a split, ``train``, ``validation`` or ``test``."""
@@ -236,8 +263,9 @@ class Grid:
             made_by = json.loads(text)
         except ValueError:
             made_by = text  # in words, then
+        own = {} if self.resolution is None else {"resolution": self.resolution}
         return {"grid": self.path.name, "sha256": sha256(self.path),
-                "n_train": len(self.rows("train")), "made_by": made_by}
+                "n_train": len(self.rows("train")), "made_by": made_by, **own}
 
     @property
     def fingerprint(self) -> str:
@@ -261,6 +289,15 @@ class Grid:
             f"{self.n_pix} pixels, {low:.1f}-{high:.1f} Å {self.medium}, "
             f"{len(self.label_set)} labels>"
         )
+
+
+def _resolution(value: Any, path: Path) -> float | None:
+    if value is None:
+        return None
+    if not (np.ndim(value) == 0 and np.isfinite(value) and value > 0):
+        raise ValueError(f"'{path}': the attribute 'resolution' of /wavelength is {value!r}; "
+                         "expected R = wavelength / FWHM")
+    return float(value)
 
 
 def _as_text(value: Any) -> str:

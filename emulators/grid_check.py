@@ -7,8 +7,10 @@ is what may be meant: unknown pixels, equal label vectors, labels that do not va
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +18,8 @@ from numpy.typing import NDArray
 
 from emulators.air import air_to_vacuum, vacuum_to_air
 from emulators.grid import Grid
+
+logger = logging.getLogger(__name__)
 
 ROWS = 256
 #: Where a flux relative to the continuum lies, but for a few pixels of emission lines.
@@ -128,6 +132,23 @@ def check(grid: Grid) -> list[Finding]:
     )
     found = [finding for one in checks for finding in one(grid, survey)]
     return sorted(found, key=lambda f: f.severity)  # 'error' before 'warning'
+
+
+def refuse_errors(path: Path, name: Path) -> None:
+    """Log the warnings about a file that is to be called `name`; raise its errors in one sentence.
+
+    Raises
+    ------
+    ValueError
+        When :func:`check` finds an error.
+    """
+    with Grid(path) as grid:
+        findings = check(grid)
+    for finding in findings:
+        if finding.severity == "warning":
+            logger.warning("%s: %s", name.name, finding.text)
+    if errors := [f.text for f in findings if f.severity == "error"]:
+        raise ValueError(f"'{name}' is not written: {'; '.join(errors)}")
 
 
 def _fluxes(grid: Grid, survey: Survey) -> Iterator[Finding]:

@@ -32,8 +32,8 @@ def test_the_public_names_are_these_and_can_be_had():
         "available", "card", "evaluate", "load", "measure_errors", "synthesize", "train",
     ]
     assert stellarfit.__all__ == [
-        "FitResult", "Flag", "Instrument", "Posterior", "Spectrum",
-        "fit", "load_result", "read", "sample",
+        "Calibration", "FitResult", "Flag", "Instrument", "Posterior", "Spectrum", "calibrate",
+        "fit", "fit_batch", "load_calibration", "load_result", "read", "read_all", "sample",
     ]
     for module in (emulators, stellarfit):
         assert all(getattr(module, name).__doc__ for name in module.__all__)

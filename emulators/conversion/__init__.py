@@ -49,6 +49,7 @@ def convert(
     names: Sequence[str] | None = None,
     medium: str | None = None,
     unit: str | None = None,
+    resolution: float | None = None,
     labels: str | Path | None = None,
     pattern: str | None = None,
     wavelength: str | Path | None = None,
@@ -74,6 +75,9 @@ def convert(
     unit : str, optional
         Of the wavelengths, as astropy writes it; by default what the source says, else Å
         (nm for ``ispec``).
+    resolution : float, optional
+        R = wavelength / FWHM of the Gaussian that the spectra have been convolved with; fits
+        then broaden by what the instrument adds to it.  Left out, they are taken as sharp.
     labels : str or Path, optional
         Table of the labels, as astropy reads it: CSV, ECSV, FITS, text.
     pattern : str, optional
@@ -122,6 +126,7 @@ def convert(
     split = spectra.split
     write_grid(
         out, spectra, wavelength=_in_angstrom(spectra.first, unit, source), source=source.name,
+        resolution=resolution,
         medium=_medium(spectra.first, medium, source), domain=domain,
         split=spread(len(spectra.labels.values), validation) if split is None else split,
     )

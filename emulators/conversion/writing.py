@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,11 +15,8 @@ from numpy.typing import NDArray
 from emulators.conversion.content import Content
 from emulators.conversion.labels import LabelTable
 from emulators.files import atomic_write
-from emulators.grid import Grid
-from emulators.grid_check import check
+from emulators.grid_check import refuse_errors
 from emulators.labels import Domain
-
-logger = logging.getLogger(__name__)
 
 ROWS = 256
 
@@ -65,6 +61,7 @@ def spread(n_spec: int, fraction: float) -> NDArray[np.uint8]:
 def write_grid(
     out: Path, spectra: Source, *, wavelength: NDArray[np.float64], medium: str,
     split: NDArray[np.uint8], domain: Domain | None, source: str,
+    resolution: float | None = None,
 ) -> None:
     """Write spectra to the file `out`, unless the check finds an error.
 
@@ -79,6 +76,8 @@ def write_grid(
     domain : Domain, optional
     source : str
         Name of where they come from.
+    resolution : float, optional
+        Of the Gaussian that they have been convolved with.
     """
     table = spectra.labels
     if domain is not None and domain.A.shape[1] != len(table.names):
@@ -93,13 +92,15 @@ def write_grid(
             }, sort_keys=True)
             file["wavelength"] = wavelength
             file["wavelength"].attrs.update(unit="Angstrom", medium=medium)
+            if resolution is not None:
+                file["wavelength"].attrs["resolution"] = resolution
             file["labels"] = table.values.astype(np.float32)
             file["labels"].attrs.update(names=list(table.names), units=list(table.units))
             file["split"] = split
             if domain is not None:
                 file["domain/A"], file["domain/b"] = domain.A, domain.b
             _write_flux(file, spectra, (len(table.values), len(wavelength)))
-        _refuse_errors(temporary, out)
+        refuse_errors(temporary, out)
 
 
 def _write_flux(file: h5py.File, spectra: Iterable[NDArray[Any]], shape: tuple[int, int]) -> None:
@@ -108,17 +109,6 @@ def _write_flux(file: h5py.File, spectra: Iterable[NDArray[Any]], shape: tuple[i
                                compression="gzip", shuffle=True)
     for first, block in _in_blocks(spectra):
         flux[first:first + len(block)] = block
-
-
-def _refuse_errors(temporary: Path, out: Path) -> None:
-    """Log the warnings of the check, and raise its errors in one sentence."""
-    with Grid(temporary) as grid:
-        findings = check(grid)
-    for finding in findings:
-        if finding.severity == "warning":
-            logger.warning("%s: %s", out.name, finding.text)
-    if errors := [f.text for f in findings if f.severity == "error"]:
-        raise ValueError(f"'{out}' is not written: {'; '.join(errors)}")
 
 
 def _in_blocks(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from emulators import Emulator, Grid, LabelSet, Recipe, load, train
+from emulators import Emulator, Grid, LabelSet, Recipe, available, load, train
 from emulators.cli import main
 from emulators.config import Config
 from emulators.storage import shipped
@@ -67,8 +66,6 @@ def edited(two: Path) -> Callable[..., Config]:
 def settings_of(name: str, tmp_path: Path) -> dict[str, Recipe]:
     """The recipes of the runs of a file that ships, whose grids may be elsewhere."""
     path = next(p for p in RECIPES if p.name == name)
-    for file in tomllib.loads(path.read_text())["grids"].values():
-        (tmp_path / file).touch()
     config = Config.read(path, grids=tmp_path)
     fields = Recipe.__dataclass_fields__
     return {n: Recipe(**{k: v for k, v in run.items() if k in fields})
@@ -95,15 +92,15 @@ def test_the_paper_is_written_down(tmp_path: Path) -> None:
 
 
 def test_what_ships_was_trained_as_its_recipe_says(tmp_path: Path) -> None:
-    for name, recipe in settings_of("two-cores.toml", tmp_path).items():
-        given = load(name).provenance["recipe"]
+    recipes = settings_of("two-cores.toml", tmp_path)
+    for name in available():
+        recipe, given = recipes[name], load(name).provenance["recipe"]
         assert {**asdict(recipe), "betas": list(recipe.betas)} == given, name
 
 
 def test_a_recipe_that_ships_is_found_by_its_name(tmp_path: Path) -> None:
-    for file in ("mgb-pretrain.h5", "mgb-target.h5", "mgb-fgk.h5"):
-        (tmp_path / file).touch()
-    assert list(Config.read("two-cores.toml", grids=tmp_path).runs) == ["mgb-base", "mgb-fgk"]
+    assert list(Config.read("two-cores.toml", grids=tmp_path).runs) == [
+        "mgb-base", "mgb-fgk-first", "mgb-fgk", "halpha-fgk"]
     with pytest.raises(FileNotFoundError, match=r"'none\.toml'; those that ship: paper\.toml, "
                                                 r"two-cores\.toml"):
         Config.read("none.toml")
@@ -194,9 +191,12 @@ def test_grids_may_lie_elsewhere(two: Path, tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     moved = two.rename(tmp_path / "sub" / "two.toml")
     with pytest.raises(FileNotFoundError,
-                       match=r"no grid at '.*sub/wide.h5', which '.*two.toml' names; say with "
-                             r"--grids \(grids=\) in which folder"):
-        Config.read(moved)
+                       match=r"no grid at '.*sub/wide.h5', which the run 'base' reads; say "
+                             r"with --grids \(grids=\) in which folder"):
+        Config.read(moved).train(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    other = '\n[train.other]\ngrid = "absent"\n'  # whose grid nobody asks for
+    moved.write_text(TWO.replace("[grids]", '[grids]\nabsent = "absent.h5"') + other)
     assert Config.read(moved, grids=tmp_path).grids["wide"] == tmp_path / "wide.h5"
     answer = CliRunner().invoke(main, ["train", str(moved), "--grids", str(tmp_path), "--only",
                                        "base", "-o", str(tmp_path / "out")])

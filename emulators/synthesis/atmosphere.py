@@ -187,7 +187,7 @@ class C3K:
     def __call__(
         self, teff: float, logg: float, m_h: float = 0.0, alpha_m: float = 0.0
     ) -> Atmosphere:
-        """Return the atmosphere of a star.
+        """Return the atmosphere of a star, in 80 layers or a few less.
 
         Raises
         ------
@@ -198,8 +198,12 @@ class C3K:
         require_inside(self.names, labels, self.low, self.high)
         scaled = (labels - self.low) / (self.high - self.low) - 0.5
         # The fits are of decimal logarithms (atmosnet's own code takes them for natural ones).
-        return Atmosphere(teff, logg, **{n: 10.0 ** _network(fit, scaled)
-                                         for n, fit in self._fits.items()})
+        layers = {n: 10.0 ** _network(fit, scaled) for n, fit in self._fits.items()}
+        # In some stars the fitted mass falls back between deep layers that lie close together;
+        # through them the transfer gives no number in strong lines.
+        above = np.maximum.accumulate(layers["rhox"])
+        rises = np.concatenate([[True], layers["rhox"][1:] > above[:-1]])
+        return Atmosphere(teff, logg, **{n: values[rises] for n, values in layers.items()})
 
 
 def _network(

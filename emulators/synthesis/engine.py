@@ -136,10 +136,15 @@ class PySME:
         """Return the flux at `wavelength`, see :class:`Engine`."""
         sme = self._star(atmosphere, abundances, vmic, wavelength)
         self._run(sme)
+        # PySME puts zeros where SME's numbers are not finite; no star is as dark as that.
+        dark = ((np.asarray(sme.sint[0]) <= 0) | (np.asarray(sme.cint[0]) <= 0)).any(axis=0)
         lines, continuum = self._disk(sme.sint[0]), self._disk(sme.cint[0])
         flux = lines / continuum
-        if not np.isfinite(flux).all() or not (continuum > 0).all():
-            raise FloatingPointError("the synthesis gave values that are not finite")
+        if dark.any() or not np.isfinite(flux).all():
+            where = wavelength[dark | ~np.isfinite(flux)]
+            raise FloatingPointError(
+                f"the synthesis gave no finite intensity at {len(where)} pixels, the first "
+                f"at {where[0]:.2f} Å")
         return Synthesis(flux, continuum)
 
     def strength(

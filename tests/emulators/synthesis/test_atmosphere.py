@@ -21,6 +21,13 @@ def test_pressure_carries_the_weight_and_the_surface_has_the_effective_temperatu
         teff, rel=0.06)
 
 
+def test_mass_rises_with_depth_where_the_fitted_one_falls_back() -> None:
+    model = C3K()(5875.1, 3.667, -0.0453, -0.0754)
+    assert 70 < len(model.rhox) < 80
+    assert (np.diff(model.rhox) > 0).all()
+    assert len(model.temperature) == len(model.rhox) == len(model.optical_depth)
+
+
 def test_a_star_beyond_the_models_is_refused_with_their_range() -> None:
     with pytest.raises(ValueError, match="teff = 9000, but the models run from 2500 to 8500"):
         C3K()(9000.0, 4.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,17 @@ def test_the_wings_of_h_alpha_grow_with_temperature() -> None:
                  np.array([6552.8, 6557.8, 6562.797]))
     assert sun.flux[:2] == pytest.approx([0.956, 0.909], abs=0.01)
     assert sun.flux[2] < 0.35
+
+
+def test_intensities_that_are_no_numbers_are_an_error_and_no_dark_line() -> None:
+    every = LineList.read(shipped_folder("linelists") / "optical.h5").between(6555.0, 6571.0)
+    engine, at = PySME(every[every.species == "H 1"]), np.linspace(6560.0, 6566.0, 50)
+    sun = models()(5772.0, 4.438)
+    rhox = sun.rhox.copy()
+    rhox[62] = 0.997 * rhox[61]  # deep, where only H-alpha makes the path optically thick
+    engine(sun, abundances({}), 1.0, at)
+    with pytest.raises(FloatingPointError, match="no finite intensity at .* pixels"):
+        engine(replace(sun, rhox=rhox), abundances({}), 1.0, at)
 
 
 def test_a_spectrum_does_not_depend_on_the_star_before() -> None:

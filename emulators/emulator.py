@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -11,12 +11,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.func import jvp, vmap
 
 from emulators.error_model import ErrorModel
 from emulators.files import remove_others, write_json, write_tensors
 from emulators.labels import Domain, LabelSet
 from emulators.lora import merged
 from emulators.networks import kind_of
+from emulators.networks.tangents import flux_and_tangents as transformer_tangents
+from emulators.networks.transformer import Transformer
 
 FORMAT = "stellarfit-emulator"
 FORMAT_VERSION = 1
@@ -195,6 +198,41 @@ class Emulator:
         """
         scaled = self.labels.scale(labels.double()).to(self.dtype)
         return torch.as_tensor(self.network.evaluate(scaled, wavelength, chunk=chunk))  # type: ignore[operator]
+
+    def flux_and_tangents(
+        self, labels: Tensor, directions: Tensor, wavelength: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return flux and its derivatives along directions of the labels, without gradients.
+
+        Parameters
+        ----------
+        labels : (n_spec, n_label) float64 tensor
+        directions : (n_direction, n_label) float64 tensor
+            The same for all stars.
+        wavelength : (n_pix,) float64 tensor
+            As of :meth:`flux`, which does not ask whether they are allowed.
+
+        Returns
+        -------
+        flux : (n_spec, n_pix) tensor
+        tangents : (n_direction, n_spec, n_pix) tensor
+            d flux / d epsilon of ``labels + epsilon * direction``.
+        """
+        def along(function: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+            def one(direction: Tensor) -> Any:
+                return jvp(function, (labels,), (direction.expand_as(labels),))
+
+            values, tangents = vmap(one)(directions)
+            return values[0], tangents
+
+        with torch.no_grad():
+            if not isinstance(self.network, Transformer):
+                return along(lambda x: self.flux(x, wavelength))
+            scaled, ways = along(self.labels.scale)
+            flux, tangents = transformer_tangents(
+                self.network, scaled.to(self.dtype), ways.transpose(0, 1).to(self.dtype),
+                wavelength, chunk=4096)
+            return flux, tangents.transpose(0, 1)
 
     def _tensor_of(self, labels: Mapping[str, Any]) -> Tensor:
         matrix, offset = self.labels.affine(list(labels))

@@ -40,8 +40,8 @@ SMALLEST_SIGMA_HERMITE = 1.0
 STEPS_PER_PIXEL = 60
 #: an instrument must be less resolving than an emulator's own spectra by this factor
 SHARPEST = 0.95
-#: stars whose Jacobian is kept
-REMEMBERED = 128
+#: spectra at rest that are kept
+REMEMBERED = 256
 #: room (km/s) for rotation around observed pixels, beyond the range of velocities
 ROTATION_MARGIN = 300.0
 
@@ -81,6 +81,10 @@ def _missing_resolution(resolution: float, emulator: Emulator) -> float:
 def _tangent(function: Callable[[Tensor], Tensor], at: Tensor, direction: Tensor) -> Tensor:
     """Return the derivative of a function along a direction."""
     return torch.as_tensor(jvp(function, (at,), (direction,))[1])
+
+
+def _keys(labels: Tensor) -> list[bytes]:
+    return [row.tobytes() for row in labels.detach().cpu().numpy()]
 
 
 class Camera:
@@ -194,7 +198,10 @@ class ForwardModel:
         self._moves_labels = (self._A != 0).any(0)
         self._moves_stages = (self._stage_A != 0).any(0)
         vmac = SHARED.index("vmac")
-        self._known: dict[bytes, tuple[Tensor, Tensor]] = {}
+        self._scale = tensor(parameters.scale)
+        #: per star, where its derivatives at rest were taken, and they
+        self._derivatives: dict[int, tuple[Tensor, Tensor]] = {}
+        self._fluxes: dict[bytes, Tensor] = {}
         self._has_vmac = bool(parameters.stage_A[vmac].any() or parameters.stage_b[vmac])
 
     @property
@@ -239,36 +246,30 @@ class ForwardModel:
         stages = self.stages(theta)
         return self.observe(self._at_rest(self.labels(theta)), stages, self._nodes(stages))
 
-    def jacobian(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+    def jacobian(
+        self, theta: Tensor, *, stars: Sequence[int] = (), reach: Sequence[float] = ()
+    ) -> tuple[Tensor, Tensor]:
         """Return the flux (n_spec, n_pix) and its derivatives (n_spec, n_pix, n_free).
 
-        Those of the last stars are remembered: a fit that weighs its pixels anew asks again
-        where it ended.
-        """
-        keys = [row.tobytes() for row in theta.detach().cpu().numpy()]
-        new = [i for i, key in enumerate(keys) if key not in self._known]
-        if new:
-            if len(self._known) + len(new) > REMEMBERED:
-                self._known.clear()
-                new = list(range(len(keys)))
-            flux, columns = self._jacobian(theta[new])
-            self._known.update({keys[i]: (f, c) for i, f, c in zip(new, flux, columns,
-                                                                   strict=True)})
-        known = [self._known[key] for key in keys]
-        return torch.stack([f for f, _ in known]), torch.stack([c for _, c in known])
-
-    def _jacobian(self, theta: Tensor) -> tuple[Tensor, Tensor]:
-        """Return flux and derivatives, forward-mode, one tangent per free parameter.
-
-        Only those that move a label pass through the emulator, and the stages after it are
+        Forward-mode, one tangent per free parameter.  Only those that move a label pass
+        through the emulator, which is nearly all of the cost, and the stages after it are
         linear in the flux: they treat its tangents as they treat the flux.
+
+        Parameters
+        ----------
+        theta : (n_spec, n_free)
+        stars : sequence of int, optional
+            Their numbers, under which the emulator's part is remembered.
+        reach : sequence of float, optional
+            For each star: that part may be what it was when last taken, unless one of the
+            labels' parameters has moved further than this since, in typical sizes.
         """
         with torch.no_grad():
-            labels, stages = self.labels(theta), self.stages(theta)
+            stages = self.stages(theta)
             nodes = self._nodes(stages)
-
-            def label_tangent(direction: Tensor) -> Tensor:
-                return _tangent(self._at_rest, labels, direction.expand_as(labels))
+            rest, tangents = self._rest_and_tangents(theta, stars, reach)
+            flux = self.observe(rest, stages, nodes)
+            columns = flux.new_zeros(len(self.parameters), *flux.shape)
 
             def stage_tangent(direction: Tensor) -> Tensor:
                 def observed(stages: Tensor) -> Tensor:
@@ -276,16 +277,30 @@ class ForwardModel:
 
                 return _tangent(observed, stages, direction.expand_as(stages))
 
-            rest = self._at_rest(labels)
-            flux = self.observe(rest, stages, nodes)
-            columns = flux.new_zeros(len(self.parameters), *flux.shape)
-            if self._moves_labels.any():
-                tangents = vmap(label_tangent)(self._A.T[self._moves_labels])
+            if len(tangents):
                 columns[self._moves_labels] = self.observe(tangents, stages, nodes)
             if self._moves_stages.any():
                 directions = self._stage_A.T[self._moves_stages]
                 columns[self._moves_stages] += vmap(stage_tangent)(directions)
             return flux, columns.permute(1, 2, 0)
+
+    def _rest_and_tangents(
+        self, theta: Tensor, stars: Sequence[int], reach: Sequence[float]
+    ) -> tuple[Tensor, Tensor]:
+        """Return flux (n_spec, n_grid) and derivatives (n_moving, n_spec, n_grid) at rest."""
+        labels, places = self.labels(theta), (theta / self._scale)[:, self._moves_labels]
+        directions = self._A.T[self._moves_labels]
+        if not len(directions):
+            return self._at_rest(labels), labels.new_zeros(0, len(labels), len(self.grid))
+        known = {i: self._derivatives[n] for i, n in enumerate(stars) if n in self._derivatives}
+        far = [i for i, place in enumerate(places) if i not in known
+               or float((known[i][0] - place).abs().max()) > reach[i]]
+        if far:
+            flux, tangents = self.emulator.flux_and_tangents(labels[far], directions, self.grid)
+            self._remember(labels[far], flux)
+            known.update({i: (places[i], t) for i, t in zip(far, tangents.unbind(1), strict=True)})
+        self._derivatives.update({n: known[i] for i, n in enumerate(stars)})
+        return self._at_rest(labels), torch.stack([known[i][1] for i in range(len(places))], 1)
 
     def through(self, rest: Tensor, theta: Tensor) -> Tensor:
         """Return spectra, or errors, at the training pixels as the instrument sees them.
@@ -311,7 +326,22 @@ class ForwardModel:
         return 32 * math.ceil(rotation.nodes_for(fastest, self.log_step) / 32)
 
     def _at_rest(self, labels: Tensor) -> Tensor:
-        return self.emulator.flux(labels, self.grid)
+        """Return flux (n_spec, n_grid); without gradients, what was asked last is remembered.
+
+        A fit asks for a step's chi-square, then for its derivatives, then how to weigh it.
+        """
+        if torch.is_grad_enabled():
+            return self.emulator.flux(labels, self.grid)
+        new = [i for i, key in enumerate(_keys(labels)) if key not in self._fluxes]
+        if new:
+            self._remember(labels[new], self.emulator.flux(labels[new], self.grid))
+        return torch.stack([self._fluxes[key] for key in _keys(labels)])
+
+    def _remember(self, labels: Tensor, flux: Tensor) -> None:
+        """Keep fluxes (n_spec, n_grid), and forget the oldest of too many."""
+        self._fluxes.update(zip(_keys(labels), flux.unbind(), strict=True))
+        for key in list(self._fluxes)[:max(0, len(self._fluxes) - max(REMEMBERED, len(flux)))]:
+            del self._fluxes[key]
 
     def observe(self, rest: Tensor, stages: Tensor, nodes: int) -> Tensor:
         """Return observed (..., n_spec, n_pix) of flux or tangents (..., n_spec, n_grid)."""

@@ -19,6 +19,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+#: s^2 of modes that do not show above the other noise
+SMALLEST = 1e-8
+
 
 @dataclass(frozen=True, eq=False)
 class Noise:
@@ -48,6 +51,8 @@ class Noise:
 
     def __getitem__(self, stars: Tensor) -> Noise:
         """Return the noise of some of the spectra."""
+        if torch.equal(stars, torch.arange(len(self.weight), device=stars.device)):
+            return self
         if self.modes is None or self.shrinkage is None:
             return replace(self, weight=self.weight[stars])
         return replace(self, weight=self.weight[stars], modes=self.modes[stars],
@@ -61,8 +66,11 @@ class Noise:
     def with_modes(self, modes: Tensor) -> Noise:
         """Return the noise with modes U (n_spec, n_pix, n_mode), in the unit of the flux."""
         whitened = replace(self, modes=None, shrinkage=None).whiten(modes.double())
-        q, s, _ = torch.linalg.svd(whitened, full_matrices=False)
-        return replace(self, modes=q, shrinkage=1.0 - 1.0 / torch.sqrt(1.0 + s**2))
+        # By way of their few products, since there are many more pixels than modes.
+        squares, vectors = torch.linalg.eigh(whitened.transpose(-1, -2) @ whitened)
+        squares = squares.clamp(min=SMALLEST)
+        q = whitened @ (vectors / torch.sqrt(squares).unsqueeze(-2))
+        return replace(self, modes=q, shrinkage=1.0 - 1.0 / torch.sqrt(1.0 + squares))
 
     def whiten(self, columns: Tensor) -> Tensor:
         """Return columns (n_spec, n_pix, n_column) in units in which noise is white."""

@@ -27,6 +27,10 @@ from stellarfit.polytope import minimise_quadratic, nearest
 Array = NDArray[np.float64]
 #: stars whose Jacobian is in memory together: about 100 MB each in a large window
 STARS_AT_ONCE = 8
+#: how far (in typical sizes) the labels may move before the emulator's derivatives, nearly all
+#: of the cost, are taken anew: on the way, and where a star is said to have converged
+ON_THE_WAY, AT_THE_END = 1.0, 0.1
+PRECISE, ROUGH = 1e-3, 0.03
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,10 +109,16 @@ class Solution:
 
 
 def normal_equations(
-    model: ForwardModel, data: Data, theta: Array, stars: NDArray[np.int64]
+    model: ForwardModel, data: Data, theta: Array, stars: NDArray[np.int64],
+    reach: Array | None = None,
 ) -> tuple[Array, Array, Array, Array]:
-    """Return chi2 (s,), gradient (s, n), information (s, n, n) and slope (s, k, n) at theta."""
-    parts = [_normal_equations(model, data, theta[i:i + STARS_AT_ONCE], stars[i:i + STARS_AT_ONCE])
+    """Return chi2 (s,), gradient (s, n), information (s, n, n) and slope (s, k, n) at theta.
+
+    With derivatives of the emulator from up to `reach` (s,) away (`ForwardModel.jacobian`).
+    """
+    reach = np.zeros(len(stars)) if reach is None else reach
+    parts = [_normal_equations(model, data, theta[i:i + STARS_AT_ONCE], stars[i:i + STARS_AT_ONCE],
+                               reach[i:i + STARS_AT_ONCE])
              for i in range(0, len(stars), STARS_AT_ONCE)]
     chi2, gradient, information, slope = (np.concatenate(p) for p in zip(*parts, strict=True))
     residual, rows = data.prior_residual(theta, stars), data.P[stars]
@@ -118,11 +128,12 @@ def normal_equations(
 
 
 def _normal_equations(
-    model: ForwardModel, data: Data, theta: Array, stars: NDArray[np.int64]
+    model: ForwardModel, data: Data, theta: Array, stars: NDArray[np.int64], reach: Array
 ) -> tuple[Array, Array, Array, Array]:
     """Do the same for the pixels alone."""
     index = _index(model, stars)
-    flux, jacobian = model.jacobian(_tensor(model, theta))
+    flux, jacobian = model.jacobian(_tensor(model, theta), stars=stars.tolist(),
+                                     reach=reach.tolist())
     solved = data.project(flux, index)
     columns = data.noise[index].whiten(solved.continuum.unsqueeze(-1) * jacobian.double())
     slope = -torch.linalg.pinv(solved.triangle) @ (solved.frame.transpose(-1, -2) @ columns)
@@ -145,7 +156,7 @@ def chi_square(model: ForwardModel, data: Data, theta: Array, stars: NDArray[np.
 
 def levenberg_marquardt(
     model: ForwardModel, data: Data, start: Array, *, max_iterations: int = 40,
-    tolerance: float = 1e-3,
+    tolerance: float = PRECISE,
 ) -> Solution:
     """Minimise chi-square for all stars together.
 
@@ -157,7 +168,8 @@ def levenberg_marquardt(
         Of Jacobians.
     tolerance : float
         A star has converged when the next step promises to lower its chi-square by less
-        than this times max(1, chi2 / n_pix), that is, to move by some hundredths of sigma.
+        than this times max(1, chi2 / n_pix): `PRECISE`, to move by some hundredths of sigma,
+        or `ROUGH`, by less than a fifth, when derivatives of close by are believed as well.
     """
     scale = model.parameters.scale
     theta = np.array([data.nearest(s, scale, i) for i, s in enumerate(np.atleast_2d(start))])
@@ -168,6 +180,7 @@ def levenberg_marquardt(
     damping = np.full(n_star, 1e-2)
     converged, iterations = np.zeros(n_star, dtype=bool), np.zeros(n_star, dtype=int)
     fresh = np.ones(n_star, dtype=bool)       # whose Jacobian is to be computed
+    reach = np.full(n_star, AT_THE_END)       # where a fit goes on, those of its end are known
     active = np.arange(n_star)
     n_good = data.used.sum(-1).cpu().numpy()
 
@@ -178,7 +191,7 @@ def levenberg_marquardt(
             break
         if len(stale):
             chi2[stale], gradient[stale], information[stale], slope[stale] = normal_equations(
-                model, data, theta[stale], stale)
+                model, data, theta[stale], stale, reach[stale])
             iterations[stale] += 1
             fresh[stale] = False
             # A star that blew up numerically is left where it is, not converged.
@@ -187,19 +200,25 @@ def levenberg_marquardt(
         small = promise < tolerance * np.maximum(1.0, chi2[active] / np.maximum(1, n_good[active]))
         # A step made small by damping alone proves nothing.
         done = small & (damping[active] <= 1.0)
-        converged[active[done]] = True
-        active, steps, promise = active[~done], steps[~done], promise[~done]
-        if len(active) == 0:
-            break
-        trial = theta[active] + steps
-        lower = chi_square(model, data, trial, active)
-        better = lower < chi2[active]
-        gained = np.where(better, (chi2[active] - lower) / np.maximum(promise, 1e-300), 0.0)
-        theta[active[better]] = trial[better]
-        chi2[active[better]] = lower[better]
-        fresh[active[better]] = True
-        damping[active] *= np.where(gained > 0.7, 0.2, np.where(gained > 0.2, 1.0, 5.0))
-        damping[active] = damping[active].clip(1e-7, None)
+        own = (reach[active] == AT_THE_END) | (tolerance >= ROUGH)
+        converged[active[done & own]] = True
+        doubtful = active[done & ~own]
+        moving, steps, promise = active[~done], steps[~done], promise[~done]
+        active = active[~(done & own)]
+        if len(moving):
+            trial = theta[moving] + steps
+            lower = chi_square(model, data, trial, moving)
+            better = lower < chi2[moving]
+            gained = np.where(better, (chi2[moving] - lower) / np.maximum(promise, 1e-300), 0.0)
+            theta[moving[better]] = trial[better]
+            chi2[moving[better]] = lower[better]
+            fresh[moving[better]], reach[moving[better]] = True, ON_THE_WAY
+            damping[moving] *= np.where(gained > 0.7, 0.2, np.where(gained > 0.2, 1.0, 5.0))
+            damping[moving] = damping[moving].clip(1e-7, None)
+            failed = moving[~better]
+            doubtful = np.concatenate([doubtful, failed[reach[failed] != AT_THE_END]])
+        # Neither the end nor a step that failed is believed with derivatives of elsewhere.
+        fresh[doubtful], reach[doubtful] = True, AT_THE_END
         # No step of any length helps: the minimum to rounding.
         stuck = damping[active] > 1e8
         converged[active[stuck]] = True

@@ -115,7 +115,7 @@ class Problem:
         """Return the problem with priors and noise as they are at theta (n_star, n_free).
 
         A colour is linearised there; the emulator's and the calibration's errors are those
-        of such stars.  At a `first` guess residuals tell nothing of jitter and outliers.
+        of such stars.  At a `first` guess residuals tell nothing of outliers.
         """
         P, p = zip(*(prior_rows(self.model.parameters, self.priors, t) for t in theta),
                    strict=True)
@@ -161,10 +161,10 @@ class Problem:
             variance = variance + (continuum * wrong) ** 2
         weight = np.where(used, variance**-0.5, 0.0)
         residual = flux - model * continuum
-        for i, u in enumerate(used if not first else ()):
+        how = replace(self.weighting, robust=False) if first else self.weighting
+        for i, u in enumerate(used):
             c, v = continuum[i, u], variance[i, u]
-            jitter, factor, seen = judge(residual[i, u] / c, (v + common[i, u]) / c**2,
-                                         self.weighting)
+            jitter, factor, seen = judge(residual[i, u] / c, (v + common[i, u]) / c**2, how)
             weight[i, u] = np.sqrt(factor / (v + (jitter * c) ** 2))
             for name, value in seen.items():
                 found.setdefault(name, np.zeros(len(theta)))[i] = value

@@ -43,6 +43,9 @@ LARGEST_RV = 1000.0  # km/s: beyond the escape velocity of the Galaxy anywhere
 MODES = 4
 #: templates per mode that a fit may choose from
 CANDIDATES = 8
+#: sets of templates that are kept, of which a survey needs one
+KEPT = 4
+_templates: dict[tuple[str, bytes], Tensor] = {}
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,11 +228,18 @@ def _log_grid(emulator: Emulator) -> tuple[float, float, int]:
 
 def _sharp_templates(emulator: Emulator, parameters: Parameters, theta: Array) -> Tensor:
     """Return the templates' spectra (n_template, n_grid) on the emulator's log grid."""
+    key = emulator.sha256, (theta @ parameters.A.T + parameters.b).tobytes()
+    if emulator.sha256 and key in _templates:
+        return _templates[key]
     low, step, count = _log_grid(emulator)
     grid = np.exp(low + step * np.arange(count)).clip(*emulator.wavelength_range)
     labels = torch.as_tensor(theta @ parameters.A.T + parameters.b, device=emulator.device)
     with torch.inference_mode():
-        return emulator.flux(labels, torch.as_tensor(grid, device=emulator.device)).double()
+        sharp = emulator.flux(labels, torch.as_tensor(grid, device=emulator.device)).double()
+    while len(_templates) >= KEPT:
+        del _templates[next(iter(_templates))]
+    _templates[key] = sharp
+    return sharp
 
 
 def _broadened(sharp: Tensor, vsini: float, resolution: float, step: float) -> Array:

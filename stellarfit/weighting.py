@@ -7,16 +7,16 @@ To the variance of every pixel come, at the star that the fit has found,
   modes in which pixels move together, for a network's errors are neither the one nor the
   other;
 - the error of the physics, as a star of known labels shows it (`calibration`);
-- a jitter, the same fraction of the continuum in all pixels: the value at which the residuals
-  have the variance that the noise says (maximum likelihood), 0 where they have it already;
+- a jitter j, the same fraction of the continuum in all pixels;
 
-and the weight of a pixel that looks like an outlier falls.  With P_i the probability that
-pixel i is none, in the mixture of Hogg, Bovy & Lang 2010 (arXiv:1008.4686, eq. 17),
+and the weight of a pixel that looks like an outlier falls.  Jitter and the fraction f of
+outliers are those that make the residuals r most likely, in units of the continuum, in the
+mixture of Hogg, Bovy & Lang 2010 (arXiv:1008.4686, eq. 17),
 
-    p(r) = (1 - f) N(r; 0, 1) + f N(r; 0, s^2),
+    p(r) = (1 - f) N(r; 0, v + j^2) + f N(r; 0, s^2 (v + j^2)).
 
-the expectation-maximisation step for the star multiplies its squared weight by
-P_i + (1 - P_i) / s^2.
+With P the probability that a pixel is no outlier, the expectation-maximisation step for the
+star multiplies its squared weight by P + (1 - P) / s^2.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import brentq
+from scipy.optimize import minimize
 from torch import Tensor
 
 from stellarfit.forward import ForwardModel
@@ -36,10 +36,9 @@ Array = NDArray[np.float64]
 COMMON = 0.5
 #: an outlier's sigma, in sigma
 OUTLIER = 10.0
-LARGEST_FRACTION = 0.2
-#: a sample's errors that count for less than this are left out
-LEAST_WEIGHT = 1e-3
-SETTLING = 4
+LARGEST_FRACTION = 0.05
+#: principal components of the errors that together hold less of their square are left out
+NEGLIGIBLE = 0.01
 
 
 @dataclass(frozen=True)
@@ -72,41 +71,49 @@ def emulator_modes(model: ForwardModel, theta: Array) -> Tensor | None:
     if emulator.errors is None:
         return None
     at = torch.as_tensor(theta, dtype=torch.float64, device=emulator.device)
-    labels = model.labels(at[None])[0].cpu().numpy()
-    weights = emulator.errors.weights(labels, emulator.labels)
-    counts = weights > LEAST_WEIGHT * weights.max()
-    sample = emulator.errors.errors[counts][:, model.pixels].to(emulator.device)
-    observed = model.through(sample, at).double()
-    share = (weights[counts] / weights[counts].sum()).to(observed.device)
-    return torch.sqrt(share)[:, None] * observed
+    weights = emulator.errors.weights(model.labels(at[None])[0].cpu().numpy(), emulator.labels)
+    sample = emulator.errors.errors[:, model.pixels].double() * torch.sqrt(weights)[:, None]
+    squares, vectors = torch.linalg.eigh(sample @ sample.T)      # in rising order
+    counts = squares.cumsum(0) > NEGLIGIBLE * squares.sum()
+    modes = (vectors[:, counts].T @ sample).float().to(emulator.device)
+    return model.through(modes, at).double()
 
 
-def jitter_of(residual: Array, variance: Array, factor: Array | float = 1.0) -> float:
-    """Return the sigma that, added to `variance`, makes residuals (n,) most likely.
+def most_likely(residual: Array, variance: Array, how: Weighting) -> tuple[float, float, Array]:
+    """Return the jitter and the fraction of outliers that make residuals (n,) most likely.
 
-    Outliers count by their `factor` (n,), as :func:`outlier_weights` gives it.
+    Returns
+    -------
+    jitter : float
+    fraction : float
+    factor : (n,) array
+        What the squared weight of a pixel is multiplied by, P + (1 - P) / s^2.
     """
-    def slope(j: float) -> float:
-        total = variance + j**2
-        return float(np.mean(factor * (residual**2 / total**2 - 1.0 / total)))
+    unit = float(np.median(variance) + np.median(np.abs(residual)) ** 2)
+    lost = np.log(OUTLIER)
 
-    largest = 10.0 * float(np.sqrt(np.mean(residual**2))) + 1e-12
-    if len(residual) == 0 or slope(0.0) <= 0:
-        return 0.0
-    return float(brentq(slope, 0.0, largest, xtol=1e-6 * largest))
+    def parts(q: float, f: float) -> tuple[Array, Array, Array, Array]:
+        total = variance + q * unit
+        square = residual**2 / total
+        good = np.log1p(-f) - 0.5 * square
+        bad = (np.log(f) if f > 0 else -np.inf) - lost - 0.5 * square / OUTLIER**2
+        either = np.logaddexp(good, bad)
+        return total, square, np.exp(good - either), either
 
+    def loss(x: Array) -> tuple[float, Array]:
+        total, square, good, either = parts(*x)
+        factor = good + (1.0 - good) / OUTLIER**2
+        slope = [np.mean((1.0 - factor * square) / total) * 0.5 * unit,
+                 np.mean(good / (1.0 - x[1]) - (1.0 - good) / max(x[1], 1e-300))]
+        return float(np.mean(0.5 * np.log(total) - either)), np.array(slope)
 
-def outlier_weights(residual: Array) -> tuple[Array, float]:
-    """Return factors (n,) for the squared weights of whitened residuals, and f, their fraction."""
-    fraction, good = 0.02, np.ones(len(residual))
-    log_ratio = -0.5 * residual**2 * (OUTLIER**-2 - 1.0) - np.log(OUTLIER)
-    for _ in range(50):
-        ratio = fraction / (1.0 - fraction) * np.exp(np.minimum(log_ratio, 700.0))
-        good = 1.0 / (1.0 + ratio)
-        previous, fraction = fraction, float(np.clip(1.0 - good.mean(), 1e-4, LARGEST_FRACTION))
-        if abs(fraction - previous) < 1e-4:
-            break
-    return good + (1.0 - good) / OUTLIER**2, fraction
+    spread = (1.4826 * np.median(np.abs(residual))) ** 2
+    start = [max(0.0, spread / unit - np.median(variance) / unit) * how.jitter, 0.02 * how.robust]
+    limits = [(0.0, None if how.jitter else 0.0),
+              (1e-4, LARGEST_FRACTION) if how.robust else (0.0, 0.0)]
+    q, fraction = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=limits).x
+    good = parts(q, fraction)[2]
+    return float(np.sqrt(q * unit)), float(fraction), good + (1.0 - good) / OUTLIER**2
 
 
 def judge(
@@ -127,12 +134,12 @@ def judge(
         ``jitter`` and ``outliers`` (their fraction), where they are asked for, and ``excess``:
         the mean of residual^2 / variance, outliers at their weight, before any jitter.
     """
-    jitter, factor, found = 0.0, np.ones(len(residual)), {}
-    # Outliers inflate the jitter that decides what is an outlier: both settle in a few rounds.
-    for _ in range(SETTLING if how.jitter and how.robust else 1):
-        if how.jitter:
-            jitter = found["jitter"] = jitter_of(residual, variance, factor)
-        if how.robust:
-            factor, found["outliers"] = outlier_weights(residual / np.sqrt(variance + jitter**2))
-    found["excess"] = float(np.mean(factor * residual**2 / variance)) if len(residual) else 0.0
+    if len(residual) == 0:
+        return 0.0, np.ones(0), {"excess": 0.0}
+    jitter, fraction, factor = most_likely(residual, variance, how)
+    found = {"excess": float(np.mean(factor * residual**2 / variance))}
+    if how.jitter:
+        found["jitter"] = jitter
+    if how.robust:
+        found["outliers"] = fraction
     return jitter, factor, found

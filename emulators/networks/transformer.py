@@ -80,13 +80,15 @@ class RMSNorm(nn.Module):
     through a slow decomposition and whose epsilon depends on the precision.
     """
 
+    epsilon = 1e-6
+
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(dim))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x / rms(x) * weight, of the shape of x."""
-        return x * torch.rsqrt((x * x).mean(-1, keepdim=True) + 1e-6) * self.weight
+        return x * torch.rsqrt((x * x).mean(-1, keepdim=True) + self.epsilon) * self.weight
 
 
 class Block(nn.Module):

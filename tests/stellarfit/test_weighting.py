@@ -9,7 +9,7 @@ import stellarfit
 from stellarfit.calibration import load_calibration
 from stellarfit.quality import Flag
 from stellarfit.spectrum import Spectrum
-from stellarfit.weighting import jitter_of, outlier_weights
+from stellarfit.weighting import Weighting, most_likely
 
 STAR = {"teff": 5600.0, "logg": 4.3, "vmic": 1.2, "fe_h": -0.2, "rv": 10.0}
 FIXED = {"vmic": 1.2, "vsini": 0.0}
@@ -34,19 +34,33 @@ def test_jitter_is_what_the_noise_lacks() -> None:
     rng = np.random.default_rng(0)
     variance = rng.uniform(0.5, 2.0, 20_000)
     residual = rng.normal(size=20_000) * np.sqrt(variance + 1.5**2)
-    assert jitter_of(residual, variance) == pytest.approx(1.5, rel=0.03)
-    assert jitter_of(rng.normal(size=20_000) * np.sqrt(0.8 * variance), variance) == 0.0
+    for how in (Weighting(), Weighting(robust=False)):
+        assert most_likely(residual, variance, how)[0] == pytest.approx(1.5, rel=0.03)
+        quiet = rng.normal(size=20_000) * np.sqrt(0.8 * variance)
+        assert most_likely(quiet, variance, how)[0] == 0.0
+    assert most_likely(residual, variance, Weighting(jitter=False))[0] == 0.0
+
+
+def test_jitter_and_outliers_are_told_apart() -> None:
+    rng = np.random.default_rng(2)
+    residual = rng.normal(size=20_000) * np.sqrt(1.0 + 2.0**2)
+    hit = rng.random(20_000) < 0.04
+    residual[hit] *= 10.0
+    jitter, fraction, _ = most_likely(residual, np.ones(20_000), Weighting())
+    assert jitter == pytest.approx(2.0, rel=0.03)
+    assert fraction == pytest.approx(0.04, abs=0.005)
 
 
 def test_outliers_lose_their_weight_and_good_pixels_keep_theirs() -> None:
     rng = np.random.default_rng(1)
     residual = rng.normal(size=2_000)
     residual[::50] += 30.0
-    factor, fraction = outlier_weights(residual)
+    alone = Weighting(jitter=False)
+    _, fraction, factor = most_likely(residual, np.ones(2_000), alone)
     assert fraction == pytest.approx(0.02, abs=0.01)
     assert (factor[::50] < 0.02).all()
     assert np.median(factor) > 0.99
-    clean, none = outlier_weights(rng.normal(size=2_000))
+    _, none, clean = most_likely(rng.normal(size=2_000), np.ones(2_000), alone)
     assert none < 0.005
     assert clean.mean() > 0.99
 

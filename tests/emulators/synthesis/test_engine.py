@@ -109,7 +109,7 @@ def test_intensities_that_are_no_numbers_are_an_error_and_no_dark_line() -> None
     rhox = sun.rhox.copy()
     rhox[62] = 0.997 * rhox[61]  # deep, where only H-alpha makes the path optically thick
     engine(sun, abundances({}), 1.0, at)
-    with pytest.raises(FloatingPointError, match="no finite intensity at .* pixels"):
+    with pytest.raises(FloatingPointError, match=r"no finite intensity at \d+ pixels"):
         engine(replace(sun, rhox=rhox), abundances({}), 1.0, at)
 
 

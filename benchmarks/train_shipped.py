@@ -2,8 +2,7 @@
 
 Does the runs of ``data/trainings/two-cores.toml`` (which says how to make the grids) in ``--runs``
 (a killed one goes on from its last checkpoint, a finished one stays), and the MLP of The Payne on
-the same FGK spectra at Mg b;
-measures the emulators on the validation spectra of their grids, ``mgb-fgk`` on those of the
+the FGK spectra of the reference grid; measures the emulators on the validation spectra of their grids, ``mgb-fgk`` on those of the
 reference grid; and writes them with their model cards and error models to ``data/emulators``, the
 numbers to ``benchmarks/results``, the cards to ``docs/cards``.  ``--only mgb-fgk`` in a new folder
 starts from the ``mgb-base`` that ships.  Use one thread: ``OMP_NUM_THREADS=1``.
@@ -53,12 +52,12 @@ LIMITS = {
 
 
 def mlp(grids: Path, runs: Path) -> emulators.Emulator:
-    """The Payne's MLP on the same spectra, to its own best validation error.
+    """The Payne's MLP on the spectra of the reference grid, to its own best validation error.
 
     With Muon, the better optimiser on ``mgb-target.h5``, it comes out worse here.
     """
     return emulators.train(
-        grids / "fgk-merged.h5", network="mlp", out=runs / "mlp-fgk", resume=True,
+        grids / "mgb-fgk.h5", network="mlp", out=runs / "mlp-fgk", resume=True,
         name="mlp-fgk", steps=20_000, batch=64, optimiser="adamw", learning_rate=1e-3,
         weight_decay=1e-4, validate_every=500,
     )

@@ -139,7 +139,8 @@ class PySME:
         # PySME puts zeros where SME's numbers are not finite; no star is as dark as that.
         dark = ((np.asarray(sme.sint[0]) <= 0) | (np.asarray(sme.cint[0]) <= 0)).any(axis=0)
         lines, continuum = self._disk(sme.sint[0]), self._disk(sme.cint[0])
-        flux = lines / continuum
+        with np.errstate(divide="ignore", invalid="ignore"):
+            flux = lines / continuum
         if dark.any() or not np.isfinite(flux).all():
             where = wavelength[dark | ~np.isfinite(flux)]
             raise FloatingPointError(

@@ -2,9 +2,10 @@
 
 Does the runs of ``data/trainings/two-cores.toml`` (which says how to make the grids) in ``--runs``
 (a killed one goes on from its last checkpoint, a finished one stays), and the MLP of The Payne on
-the FGK spectra of the reference grid; measures the emulators on the validation spectra of their grids, ``mgb-fgk`` on those of the
-reference grid; and writes them with their model cards and error models to ``data/emulators``, the
-numbers to ``benchmarks/results``, the cards to ``docs/cards``.  ``--only mgb-fgk`` in a new folder
+the FGK spectra of the reference grid; measures the emulators on the validation spectra of their
+grids, ``mgb-fgk`` on those of the reference grid; and writes them with their model cards and error
+models to ``data/emulators``, the numbers to ``benchmarks/results``, the cards to ``docs/cards``.
+``--only mgb-fgk`` in a new folder
 starts from the ``mgb-base`` that ships.  Use one thread: ``OMP_NUM_THREADS=1``.
 """
 

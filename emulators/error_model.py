@@ -10,11 +10,15 @@ The error depends on the star.  Near labels x the mean runs over the sample with
 
     w_i = exp(-1/2 sum_k ((x_k - x_ik) / h_k)^2),   k over teff, logg, fe_h,
 
-the widths h as wide as needed for `LEAST` spectra to have a say.
+the widths h as wide as needed for `LEAST` spectra to have a say.  Within such a neighbourhood
+the size of the errors may still vary a lot, and the worst stars would set it for all: so every
+spectrum's errors count at the size that is expected at x.  That size, the rms over pixels, is
+the exponential of a polynomial in the same labels, fitted to the sample.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +34,8 @@ REGION = ("teff", "logg", "fe_h")
 LEAST = 40.0
 #: largest error that is stored as it is: +-0.5 in 16 bits
 _UNIT = 0.5 / 32767
+#: spectra per coefficient that the polynomial needs
+PER_TERM = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,10 +68,38 @@ class ErrorModel:
                 return torch.as_tensor(w / w.sum())
             width *= 1.1
 
+    def size(self, labels: NDArray[np.float64], label_set: LabelSet) -> NDArray[np.float64]:
+        """Return the expected rms error (n,) over pixels at labels (n, n_label), unnormalised.
+
+        Labels beyond the sample's count as those at its edge.
+        """
+        columns = [label_set.index(n) for n in REGION if n in label_set.names]
+        sample = self.labels[:, columns].numpy()
+        low, high = sample.min(axis=0), sample.max(axis=0)
+        width = np.where(high > low, 0.5 * (high - low), np.inf)
+        degree = next((d for d in (2, 1) if len(sample) >= PER_TERM * math.comb(
+            len(columns) + d, d)), 0)
+
+        def terms(x: NDArray[np.float64]) -> NDArray[np.float64]:
+            z = (x.clip(low, high) - 0.5 * (low + high)) / width
+            each = [np.ones(len(z)), *z.T] if degree else [np.ones(len(z))]
+            if degree == 2:
+                each += [z[:, i] * z[:, j] for i in range(len(columns)) for j in range(i + 1)]
+            return np.column_stack(each)
+
+        rms = np.sqrt(np.mean(self.errors.double().numpy() ** 2, axis=1)).clip(min=_UNIT)
+        fitted = np.linalg.lstsq(terms(sample), np.log(rms), rcond=None)[0]
+        return np.asarray(np.exp(terms(np.atleast_2d(labels)[:, columns]) @ fitted))
+
+    def near(self, labels: NDArray[np.float64], label_set: LabelSet) -> Tensor:
+        """Return errors (n_sample, n_pix) whose sum of squares is the mean square near a star."""
+        weights = self.weights(labels, label_set).numpy()
+        size = self.size(labels, label_set) / self.size(self.labels.numpy(), label_set)
+        return torch.as_tensor(np.sqrt(weights) * size)[:, None] * self.errors.double()
+
     def sigma(self, labels: NDArray[np.float64], label_set: LabelSet) -> NDArray[np.float64]:
         """Return the rms error (n_pix,) near labels (n_label,), at the training pixels."""
-        mean_square = self.weights(labels, label_set) @ self.errors.double() ** 2
-        return np.asarray(torch.sqrt(mean_square))
+        return np.asarray(torch.sqrt((self.near(labels, label_set) ** 2).sum(0)))
 
     def tensors(self) -> dict[str, Tensor]:
         """Return what :meth:`from_tensors` takes; errors in steps of 1.5e-5."""

@@ -71,8 +71,8 @@ def emulator_modes(model: ForwardModel, theta: Array) -> Tensor | None:
     if emulator.errors is None:
         return None
     at = torch.as_tensor(theta, dtype=torch.float64, device=emulator.device)
-    weights = emulator.errors.weights(model.labels(at[None])[0].cpu().numpy(), emulator.labels)
-    sample = emulator.errors.errors[:, model.pixels].double() * torch.sqrt(weights)[:, None]
+    labels = model.labels(at[None])[0].cpu().numpy()
+    sample = emulator.errors.near(labels, emulator.labels)[:, model.pixels]
     squares, vectors = torch.linalg.eigh(sample @ sample.T)      # in rising order
     counts = squares.cumsum(0) > NEGLIGIBLE * squares.sum()
     modes = (vectors[:, counts].T @ sample).float().to(emulator.device)

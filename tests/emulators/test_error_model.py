@@ -109,11 +109,23 @@ def test_the_error_is_that_of_stars_like_the_one_asked_for() -> None:
         assert np.sqrt(np.mean(sigma**2)) == pytest.approx(expected, rel=0.1)
 
 
-def test_sigma_is_the_weighted_rms() -> None:
-    model, star = sample(90), np.array([2.0, -0.5, 4500.0, 0.1])
-    weights = model.weights(star, LABELS).numpy()
-    expected = np.sqrt(np.sum(weights[:, None] * model.errors.double().numpy() ** 2, axis=0))
-    np.testing.assert_allclose(model.sigma(star, LABELS), expected, rtol=1e-12)
+def test_errors_whose_size_changes_with_the_labels_are_followed_everywhere() -> None:
+    model = sample(300, n_pix=400)
+    teff, logg = model.labels[:, 2], model.labels[:, 0]
+    size = torch.exp((5500.0 - teff) / 800.0 + 0.1 * (logg - 3.0) ** 2)
+    model = ErrorModel((size[:, None] * model.errors).float(), model.labels)
+    for t, g in ((4200.0, 2.0), (5500.0, 3.0), (6900.0, 4.5)):
+        sigma = model.sigma(np.array([g, 0.0, t, -0.2]), LABELS)
+        expected = 0.01 * np.exp((5500.0 - t) / 800.0 + 0.1 * (g - 3.0) ** 2)
+        assert np.sqrt(np.mean(sigma**2)) == pytest.approx(expected, rel=0.05)
+
+
+def test_beyond_the_sample_the_error_is_that_of_its_edge() -> None:
+    model = sample(300)
+    model = ErrorModel((torch.exp((5500.0 - model.labels[:, 2:3]) / 800.0) * model.errors).float(),
+                       model.labels)
+    edge, beyond = (model.sigma(np.array([3.0, 0.0, t, -0.2]), LABELS) for t in (4000.0, 3000.0))
+    assert np.sqrt(np.mean(beyond**2)) == pytest.approx(np.sqrt(np.mean(edge**2)), rel=0.1)
 
 
 def test_labels_that_an_emulator_lacks_have_no_say() -> None:

@@ -64,11 +64,12 @@ def test_an_emulator_gives_them_per_unit_of_its_labels(kind) -> None:
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
-    emulator = Emulator(network.double(), LabelSet(("teff", "logg", "fe_h"), ("K", "dex", "dex"), tuple(low), tuple(high)),
-                        Domain.box(low, high), PIXELS.numpy(), "air").freeze()
-    labels = torch.tensor([[5000.0, 3.0, -0.5], [6000.0, 4.0, 0.0]]).double()
+    labels = LabelSet(("teff", "logg", "fe_h"), ("K", "dex", "dex"), tuple(low), tuple(high))
+    emulator = Emulator(network.double(), labels, Domain.box(low, high), PIXELS.numpy(),
+                        "air").freeze()
+    at = torch.tensor([[5000.0, 3.0, -0.5], [6000.0, 4.0, 0.0]]).double()
     ways = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.5]]).double()
-    flux, tangents = emulator.flux_and_tangents(labels, ways, PIXELS)
-    torch.testing.assert_close(flux, emulator.flux(labels, PIXELS))
-    expected = derivatives(lambda x: emulator.flux(x, PIXELS), labels, ways.expand(2, 2, 3))
+    flux, tangents = emulator.flux_and_tangents(at, ways, PIXELS)
+    torch.testing.assert_close(flux, emulator.flux(at, PIXELS))
+    expected = derivatives(lambda x: emulator.flux(x, PIXELS), at, ways.expand(2, 2, 3))
     torch.testing.assert_close(tangents.transpose(0, 1), expected, rtol=1e-7, atol=1e-10)

@@ -4,8 +4,8 @@
 spectra, of the synthesis code and not of the emulator, are observed: rotated (vsini 0-60 km/s),
 shifted (±300 km/s), seen at R = 2,000-100,000 and S/N 10-300, with a curved continuum and noise.
 Each is fitted for eight labels, rv and vsini, the other elements held at their true ratio to iron.
-Stars that are in ``benchmarks/results/recovery.csv`` already are not fitted again.  Writes that table and
-``recovery.json``: bias, scatter and robust sigma of the pulls per label.
+Stars that are in ``benchmarks/results/recovery.csv`` already are not fitted again.  Writes that
+table and ``recovery.json``: bias, scatter and robust sigma of the pulls per label.
 """
 
 from __future__ import annotations

@@ -254,6 +254,7 @@ def _result(
 ) -> FitResult:
     """Return the result of one star."""
     parameters, star, theta = problem.model.parameters, problem.stars[i], solution.theta[i]
+    theta = np.where(np.abs(theta) < 1e-9 * parameters.scale, 0.0, theta)  # rounded at a limit
     information = solution.information[i]
     covariance, unconstrained = optimize.covariance(information, parameters.scale)
     finite = np.where(np.isfinite(covariance), covariance, 0.0)

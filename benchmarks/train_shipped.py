@@ -5,8 +5,8 @@ Does the runs of ``data/trainings/two-cores.toml`` (which says how to make the g
 the FGK spectra of the reference grid; measures the emulators on the validation spectra of their
 grids, ``mgb-fgk`` on those of the reference grid; and writes them with their model cards and error
 models to ``data/emulators``, the numbers to ``benchmarks/results``, the cards to ``docs/cards``.
-``--only mgb-fgk`` in a new folder
-starts from the ``mgb-base`` that ships.  Use one thread: ``OMP_NUM_THREADS=1``.
+``--only mgb-fgk`` in a new folder starts from the ``mgb-base`` that ships, ``--only halpha-fgk``
+from the ``mgb-fgk``.  Use one thread: ``OMP_NUM_THREADS=1``.
 """
 
 from __future__ import annotations
@@ -164,8 +164,9 @@ def main(grids: Path, runs: Path, only: tuple[str, ...]) -> None:
         if name == "mlp-fgk":
             emulator = mlp(grids, runs)
         else:
-            if name != "mgb-base" and not (runs / "mgb-base").exists():
-                shutil.copytree(SHIPPED / "mgb-base", runs / "mgb-base" / "best")
+            for base in list(MEASURED_ON)[:list(MEASURED_ON).index(name)]:
+                if not (runs / base).exists():
+                    shutil.copytree(SHIPPED / base, runs / base / "best")
             if name == "mgb-fgk" and not (runs / name).exists():
                 config.train(runs, only=["mgb-fgk-first"], resume=True)
             emulator = config.train(runs, only=[name], resume=True)[name]

@@ -1,7 +1,7 @@
 """How long a fit takes: ``python -m benchmarks.fit_speed SPECTRA``.
 
 The Sun of ``SPECTRA/sun_harps.fits`` at R = 115,000 with ``mgb-fgk``, eight labels, rv and vsini
-free: alone (best of three, after one that loads the emulator), and as sixty-four stars in one
+free: alone (best of three, after one that makes the templates), and as sixty-four stars in one
 batch, each with its own noise at S/N 100.  Where the time goes, by cProfile.  Writes
 ``benchmarks/results/fit-speed.json``.
 """

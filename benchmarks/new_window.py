@@ -24,7 +24,7 @@ from benchmarks.learning_curve import first_spectra
 RESULTS = Path(__file__).parent / "results"
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 NUMBERS = (300, 1500)
-STEPS = 2_500
+STEPS = 1_500
 FINE = {"learning_rate": 1.5e-3, "matrix_rate": 7e-3}
 STARTS: dict[str, dict[str, Any]] = {
     "random weights": {},
@@ -63,7 +63,7 @@ def main(grid: Path, runs: Path) -> None:
             run = runs / f"{start.replace(' ', '-')}-{number}"
             emulator = emulators.train(
                 first_spectra(grid, number), out=run, resume=run.exists(), steps=STEPS,
-                precision="bf16", compile=True, validate_every=500, **how)
+                precision="bf16", compile=True, validate_every=250, **how)
             found.append({"start": start, "spectra": number, **emulator.metrics})
             print(f"{number:6} {start:16} MAE {emulator.metrics['mae']:.4f}  "
                   f"MaxAE {emulator.metrics['maxae']:.4f}")

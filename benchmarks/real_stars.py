@@ -3,7 +3,7 @@
 SPECTRA is a folder with ``sun_harps.fits``, ``procyon_harps.fits`` and ``hd111998_harps.fits``
 (R = 115,000), and of targets outside the emulator ``sdss_spec-0266-51602-0031.fits``, a white
 dwarf, and ``desi_coadd-sv3-dark-26065.fits``.  Writes ``benchmarks/results/real-stars.json`` and
-plots into ``docs/images/``; prints the tables of ``docs/real-stars.md``.
+plots into ``docs/images/``; prints tables.
 """
 
 from __future__ import annotations

@@ -54,8 +54,16 @@ class ErrorModel:
     labels: Tensor
 
     def weights(self, labels: NDArray[np.float64], label_set: LabelSet) -> Tensor:
-        """Return the weights (n_sample,) of the sample for a star with labels (n_label,)."""
+        """Return the weights (n_sample,) of the sample for a star with labels (n_label,).
+
+        Raises
+        ------
+        ValueError
+            For labels that are not finite.
+        """
         columns = [label_set.index(n) for n in REGION if n in label_set.names]
+        if not np.isfinite(np.asarray(labels)[columns]).all():
+            raise ValueError("labels must be finite numbers")
         sample = self.labels[:, columns].numpy()
         spread = np.maximum(sample.std(axis=0), 1e-12)
         distance = np.sum(((sample - np.asarray(labels)[columns]) / spread) ** 2, axis=1)
@@ -90,6 +98,11 @@ class ErrorModel:
         rms = np.sqrt(np.mean(self.errors.double().numpy() ** 2, axis=1)).clip(min=_UNIT)
         fitted = np.linalg.lstsq(terms(sample), np.log(rms), rcond=None)[0]
         return np.asarray(np.exp(terms(np.atleast_2d(labels)[:, columns]) @ fitted))
+
+    def without(self, star: int) -> ErrorModel:
+        """Return the sample without one of its spectra: to judge a fit of that very star."""
+        keep = torch.arange(len(self.errors)) != star
+        return ErrorModel(self.errors[keep], self.labels[keep])
 
     def near(self, labels: NDArray[np.float64], label_set: LabelSet) -> Tensor:
         """Return errors (n_sample, n_pix) whose sum of squares is the mean square near a star."""

@@ -21,7 +21,7 @@ from stellarfit.forward import ForwardModel
 from stellarfit.parameters import stage_of
 from stellarfit.polytope import bounding_box
 from stellarfit.priors import Prior
-from stellarfit.problem import DEFAULT_EMULATOR, Problem, prepare
+from stellarfit.problem import DEFAULT_EMULATOR, Problem, in_batches
 from stellarfit.quality import Flag
 from stellarfit.result import FitResult
 from stellarfit.weighting import LARGEST_FRACTION, Weighting
@@ -33,6 +33,10 @@ Optimiser = Callable[[ForwardModel, optimize.Data, Array], optimize.Solution]
 ROUNDS = 8
 #: a star whose parameters moved less than this, in sigma, is settled
 SETTLED = 0.1
+#: and one that still moves by more after all rounds has not converged
+UNSETTLED = 0.5
+#: stars of a batch that are in memory together, some 60 MB each with many pixels
+AT_ONCE = 32
 
 
 def fit(
@@ -160,8 +164,8 @@ def _fit(spectra: list[Any], flux: Any, method: str, **options: Any) -> list[Fit
     clock = time.perf_counter()
     # The threads of numpy's linear algebra, idle but awake, would slow torch's down threefold.
     with threadpool_limits(1, user_api="blas"):
-        problem, solution, runner_up = best_of(prepare(spectra, flux, **options), method)
-        results = conclude(problem, solution, runner_up)
+        results = [result for problems in in_batches(spectra, flux, at_once=AT_ONCE, **options)
+                   for result in conclude(*best_of(problems, method))]
     seconds = round((time.perf_counter() - clock) / len(results), 3)
     for result in results:
         result.provenance.update(method=method, seconds=seconds)
@@ -197,25 +201,27 @@ def minimise(problem: Problem, method: str = "lm") -> tuple[Problem, optimize.So
     precise: Optimiser = optimize.levenberg_marquardt
     rough: Optimiser = partial(optimize.levenberg_marquardt, tolerance=optimize.ROUGH)
     if method == "adam":
-        precise = rough = optimize.adam
+        precise, rough = optimize.adam, partial(optimize.adam, steps=100)
     theta = _best_starts(problem)
     problem = problem.at(theta, first=True)
-    iterations = np.zeros(len(theta), dtype=int)
+    iterations, moved = np.zeros(len(theta), dtype=int), np.zeros(len(theta))
     for _ in range(ROUNDS if problem.adapts else 0):
         solution = rough(problem.model, problem.data, theta)
         iterations += solution.iterations
         problem, before, theta = problem.at(solution.theta), theta, solution.theta
-        if _moved(before, solution) < SETTLED:
+        moved = _moved(before, solution)
+        if moved.max() < SETTLED:
             break
     solution = precise(problem.model, problem.data, theta)
-    return problem, replace(solution, iterations=iterations + solution.iterations)
+    return problem, replace(solution, iterations=iterations + solution.iterations,
+                            converged=solution.converged & (moved < UNSETTLED))
 
 
-def _moved(before: Array, solution: optimize.Solution) -> float:
-    """Return the largest distance between two vectors of a star, in sigma."""
+def _moved(before: Array, solution: optimize.Solution) -> Array:
+    """Return how far each star has moved, (n_star,), in sigma."""
     step = solution.theta - before
     length = np.einsum("sn,snm,sm->s", step, np.nan_to_num(solution.information), step)
-    return float(np.sqrt(np.maximum(length, 0.0).max()))
+    return np.asarray(np.sqrt(np.maximum(length, 0.0)))
 
 
 def _best_starts(problem: Problem) -> Array:

@@ -246,6 +246,15 @@ class ForwardModel:
         stages = self.stages(theta)
         return self.observe(self._at_rest(self.labels(theta)), stages, self._nodes(stages))
 
+    def flux(self, theta: Tensor) -> Tensor:
+        """Return what a call returns, without gradients; spectra asked for lately are remembered.
+
+        A fit asks for a step's chi-square, then for its derivatives, then how to weigh it.
+        """
+        with torch.no_grad():
+            stages = self.stages(theta)
+            return self.observe(self._recalled(self.labels(theta)), stages, self._nodes(stages))
+
     def jacobian(
         self, theta: Tensor, *, stars: Sequence[int] = (), reach: Sequence[float] = ()
     ) -> tuple[Tensor, Tensor]:
@@ -291,16 +300,17 @@ class ForwardModel:
         labels, places = self.labels(theta), (theta / self._scale)[:, self._moves_labels]
         directions = self._A.T[self._moves_labels]
         if not len(directions):
-            return self._at_rest(labels), labels.new_zeros(0, len(labels), len(self.grid))
+            return self._recalled(labels), labels.new_zeros(0, len(labels), len(self.grid))
         known = {i: self._derivatives[n] for i, n in enumerate(stars) if n in self._derivatives}
         far = [i for i, place in enumerate(places) if i not in known
-               or float((known[i][0] - place).abs().max()) > reach[i]]
+               or not float((known[i][0] - place).abs().max()) <= reach[i]]
         if far:
             flux, tangents = self.emulator.flux_and_tangents(labels[far], directions, self.grid)
-            self._remember(labels[far], flux)
-            known.update({i: (places[i], t) for i, t in zip(far, tangents.unbind(1), strict=True)})
+            self._remember(dict(zip(_keys(labels[far]), flux, strict=True)))
+            known.update({i: (places[i], t.clone())
+                          for i, t in zip(far, tangents.unbind(1), strict=True)})
         self._derivatives.update({n: known[i] for i, n in enumerate(stars)})
-        return self._at_rest(labels), torch.stack([known[i][1] for i in range(len(places))], 1)
+        return self._recalled(labels), torch.stack([known[i][1] for i in range(len(places))], 1)
 
     def through(self, rest: Tensor, theta: Tensor) -> Tensor:
         """Return spectra, or errors, at the training pixels as the instrument sees them.
@@ -326,21 +336,23 @@ class ForwardModel:
         return 32 * math.ceil(rotation.nodes_for(fastest, self.log_step) / 32)
 
     def _at_rest(self, labels: Tensor) -> Tensor:
-        """Return flux (n_spec, n_grid); without gradients, what was asked last is remembered.
+        return self.emulator.flux(labels, self.grid)
 
-        A fit asks for a step's chi-square, then for its derivatives, then how to weigh it.
-        """
-        if torch.is_grad_enabled():
-            return self.emulator.flux(labels, self.grid)
-        new = [i for i, key in enumerate(_keys(labels)) if key not in self._fluxes]
+    def _recalled(self, labels: Tensor) -> Tensor:
+        """Return flux (n_spec, n_grid) at rest, from memory where it is known."""
+        keys = _keys(labels)
+        found = {k: self._fluxes[k] for k in keys if k in self._fluxes}
+        new = [i for i, k in enumerate(keys) if k not in found]
         if new:
-            self._remember(labels[new], self.emulator.flux(labels[new], self.grid))
-        return torch.stack([self._fluxes[key] for key in _keys(labels)])
+            fluxes = self._at_rest(labels[new])
+            found.update(zip([keys[i] for i in new], fluxes, strict=True))
+            self._remember(found)
+        return torch.stack([found[k] for k in keys])
 
-    def _remember(self, labels: Tensor, flux: Tensor) -> None:
-        """Keep fluxes (n_spec, n_grid), and forget the oldest of too many."""
-        self._fluxes.update(zip(_keys(labels), flux.unbind(), strict=True))
-        for key in list(self._fluxes)[:max(0, len(self._fluxes) - max(REMEMBERED, len(flux)))]:
+    def _remember(self, fluxes: dict[bytes, Tensor]) -> None:
+        """Keep fluxes (n_grid,) by labels, and forget the oldest of too many."""
+        self._fluxes.update({k: f.clone() for k, f in fluxes.items() if k not in self._fluxes})
+        for key in list(self._fluxes)[:max(0, len(self._fluxes) - REMEMBERED)]:
             del self._fluxes[key]
 
     def observe(self, rest: Tensor, stages: Tensor, nodes: int) -> Tensor:

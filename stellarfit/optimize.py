@@ -149,7 +149,7 @@ def chi_square(model: ForwardModel, data: Data, theta: Array, stars: NDArray[np.
     with torch.no_grad():
         for i in range(0, len(stars), STARS_AT_ONCE):
             part = slice(i, i + STARS_AT_ONCE)
-            flux = model(_tensor(model, theta[part]))
+            flux = model.flux(_tensor(model, theta[part]))
             values.append(data.project(flux, _index(model, stars[part])).chi2.cpu().numpy())
     return np.asarray(np.concatenate(values) + (data.prior_residual(theta, stars) ** 2).sum(-1))
 
@@ -223,6 +223,11 @@ def levenberg_marquardt(
         stuck = damping[active] > 1e8
         converged[active[stuck]] = True
         active = active[~stuck]
+    # Who ran out of iterations has moved since its derivatives were taken.
+    left = np.flatnonzero(fresh & ~converged)
+    if len(left):
+        chi2[left], _, information[left], slope[left] = normal_equations(
+            model, data, theta[left], left, np.full(len(left), AT_THE_END))
     return Solution(theta, chi2, converged, iterations, information, slope)
 
 

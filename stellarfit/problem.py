@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -135,7 +135,8 @@ class Problem:
         everyone = np.arange(len(theta))
         with torch.no_grad():
             device = self.data.flux.device
-            parts = [self.model(torch.as_tensor(theta[i:i + optimize.STARS_AT_ONCE], device=device))
+            parts = [self.model.flux(torch.as_tensor(theta[i:i + optimize.STARS_AT_ONCE],
+                                                     device=device))
                      for i in range(0, len(theta), optimize.STARS_AT_ONCE)]
             model = torch.cat(parts).double()
             return model.cpu().numpy(), self.data.project(
@@ -192,13 +193,7 @@ def _usable(spectrum: Any) -> NDArray[np.bool_]:
     return np.asarray(good & ~spectrum.matrix.empty if spectrum.matrix is not None else good)
 
 
-def prepare(
-    spectra: Sequence[Any], flux: Any = None, *, emulator: str | Path | Emulator = DEFAULT_EMULATOR,
-    free: Sequence[str] | None = None, fixed: Mapping[str, float] | None = None,
-    tied: Mapping[str, str] | None = None, priors: Mapping[str, Prior | str] | None = None,
-    start: FitResult | None = None, calibration: str | Path | Calibration | None = None,
-    weighting: Weighting | None = None, seed: int = 0, **observing: Any,
-) -> list[Problem]:
+def prepare(spectra: Sequence[Any], flux: Any = None, **options: Any) -> list[Problem]:
     """Set up the fit of stars that share their pixels; parameters as in :func:`fit`.
 
     Returns
@@ -206,6 +201,21 @@ def prepare(
     list of Problem
         The first with each star at its best mode; then, for a single star, those of the
         other modes that a fit should try.
+    """
+    return next(in_batches(spectra, flux, at_once=len(spectra), **options))
+
+
+def in_batches(
+    spectra: Sequence[Any], flux: Any = None, *, at_once: int,
+    emulator: str | Path | Emulator = DEFAULT_EMULATOR,
+    free: Sequence[str] | None = None, fixed: Mapping[str, float] | None = None,
+    tied: Mapping[str, str] | None = None, priors: Mapping[str, Prior | str] | None = None,
+    start: FitResult | None = None, calibration: str | Path | Calibration | None = None,
+    weighting: Weighting | None = None, seed: int = 0, **observing: Any,
+) -> Iterator[list[Problem]]:
+    """Yield what :func:`prepare` returns for `at_once` stars after the other.
+
+    All spectra are read and checked before the first.
     """
     if not isinstance(emulator, Emulator):
         emulator = emulators.load(emulator)
@@ -222,12 +232,7 @@ def prepare(
         calibration = load_calibration(calibration)
     if calibration is not None:
         calibration.check(emulator)
-    if start is not None:
-        modes = [[[start_of(start, parameters)]] for _ in seen]
-    else:
-        search = Search(emulator, parameters, arms, seed=seed)
-        modes = [search.modes([Pixels(s.flux, np.where(_usable(s), s.ivar, 0.0))
-                               for s in o.spectra]) for o in seen]
+    search = Search(emulator, parameters, arms, seed=seed)
     provenance = {
         "emulator": emulator.identity, "emulator_sha256": emulator.sha256,
         "instrument": ", ".join(dict.fromkeys(str(a.instrument) for a in arms)),
@@ -241,10 +246,18 @@ def prepare(
     }
     common = {"priors": given, "weighting": weighting or Weighting(), "calibration": calibration,
               "provenance": provenance}
-    if len(seen) == 1:
-        return _of_modes(emulator, parameters, seen[0], modes[0], common)
-    stars = [Star(o, m, m[0][0]) for o, m in zip(seen, modes, strict=True)]
-    return [_problem(emulator, parameters, stars, common)]
+    for first in range(0, len(seen), at_once):
+        some = seen[first:first + at_once]
+        if start is not None:
+            modes = [[[start_of(start, parameters)]] for _ in some]
+        else:
+            modes = [search.modes([Pixels(s.flux, np.where(_usable(s), s.ivar, 0.0))
+                                   for s in o.spectra]) for o in some]
+        if len(seen) == 1:
+            yield _of_modes(emulator, parameters, some[0], modes[0], common)
+        else:
+            stars = [Star(o, m, m[0][0]) for o, m in zip(some, modes, strict=True)]
+            yield [_problem(emulator, parameters, stars, common)]
 
 
 def _of_modes(

@@ -49,7 +49,7 @@ MEANINGS = {
     Flag.MANY_MASKED: "a fifth or more of the pixels in the emulator's range are masked",
     Flag.UPPER_LIMIT: "an abundance is an upper limit",
     Flag.NO_INFORMATION: "the spectrum hardly narrows what was known of an abundance",
-    Flag.MANY_OUTLIERS: "as many pixels as allowed, one in twenty, were taken for outliers",
+    Flag.MANY_OUTLIERS: "one pixel in twenty or more looks like an outlier",
     Flag.LARGE_JITTER: "the jitter exceeds the given noise",
     Flag.PRIOR_TENSION: "the fit lies 3 sigma or more from a prior",
     Flag.MEDIUM_OVERRULED: "the medium given contradicts the file's; rv may be off by 80 km/s",

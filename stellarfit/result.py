@@ -81,8 +81,9 @@ class FitResult:
         Free parameters.
     values : (n_free,) float64
     covariance : (n_free, n_free) float64
-        Of the free parameters, the continuum marginalised; from the noise alone.  Infinite
-        on the diagonal for a parameter that the spectrum says nothing about.
+        Of the free parameters, the continuum marginalised; from the noise as the fit sees it
+        (`stellarfit.weighting`) and the priors.  Infinite on the diagonal for a parameter that
+        the spectrum says nothing about.
     conditional_errors : (n_free,) float64
         Of each parameter if all the others were known, but for the continuum.
     units : tuple of str

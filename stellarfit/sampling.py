@@ -16,6 +16,7 @@ import emcee
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from emulators.files import atomic_write
@@ -163,15 +164,17 @@ def sample(
         raise ValueError(
             f"{count} walkers are too few for {n_free} parameters; give at least {2 * n_free}"
         )
-    problem, solution, runner_up = best_of(problems)
-    best = conclude(problem, solution, runner_up)[0]
+    with threadpool_limits(1, user_api="blas"):  # as in `fit`
+        problem, solution, runner_up = best_of(problems)
+        best = conclude(problem, solution, runner_up)[0]
     ensemble = emcee.EnsembleSampler(
         count, n_free, lambda theta: log_posterior(problem, theta), vectorize=True,
         moves=[(emcee.moves.DEMove(), 0.8), (emcee.moves.DESnookerMove(), 0.2)],
     )
     rng = np.random.default_rng(seed)
     ensemble.random_state = np.random.RandomState(seed).get_state()
-    _run(ensemble, _first_walkers(problem, best, count, rng), max_steps, progress)
+    with threadpool_limits(1, user_api="blas"):
+        _run(ensemble, _first_walkers(problem, best, count, rng), max_steps, progress)
     return _posterior(best, ensemble)
 
 

@@ -45,7 +45,7 @@ MODES = 4
 CANDIDATES = 8
 #: sets of templates that are kept, of which a survey needs one
 KEPT = 4
-_templates: dict[tuple[str, bytes], Tensor] = {}
+_templates: dict[tuple[str, str, bytes], Tensor] = {}
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,17 +228,19 @@ def _log_grid(emulator: Emulator) -> tuple[float, float, int]:
 
 def _sharp_templates(emulator: Emulator, parameters: Parameters, theta: Array) -> Tensor:
     """Return the templates' spectra (n_template, n_grid) on the emulator's log grid."""
-    key = emulator.sha256, (theta @ parameters.A.T + parameters.b).tobytes()
-    if emulator.sha256 and key in _templates:
-        return _templates[key]
+    key = emulator.sha256, str(emulator.dtype), (theta @ parameters.A.T + parameters.b).tobytes()
+    known = _templates.get(key)
+    if known is not None:
+        return known
     low, step, count = _log_grid(emulator)
     grid = np.exp(low + step * np.arange(count)).clip(*emulator.wavelength_range)
     labels = torch.as_tensor(theta @ parameters.A.T + parameters.b, device=emulator.device)
     with torch.inference_mode():
         sharp = emulator.flux(labels, torch.as_tensor(grid, device=emulator.device)).double()
-    while len(_templates) >= KEPT:
-        del _templates[next(iter(_templates))]
-    _templates[key] = sharp
+    if emulator.sha256:  # which an emulator has that was loaded, and does not change
+        for old in list(_templates)[:max(0, len(_templates) - KEPT + 1)]:
+            _templates.pop(old, None)
+        _templates[key] = sharp
     return sharp
 
 

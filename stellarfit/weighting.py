@@ -36,6 +36,7 @@ Array = NDArray[np.float64]
 COMMON = 0.5
 #: an outlier's sigma, in sigma
 OUTLIER = 10.0
+#: of outliers that the mixture may expect
 LARGEST_FRACTION = 0.05
 #: principal components of the errors that together hold less of their square are left out
 NEGLIGIBLE = 0.01
@@ -111,7 +112,8 @@ def most_likely(residual: Array, variance: Array, how: Weighting) -> tuple[float
     start = [max(0.0, spread / unit - np.median(variance) / unit) * how.jitter, 0.02 * how.robust]
     limits = [(0.0, None if how.jitter else 0.0),
               (1e-4, LARGEST_FRACTION) if how.robust else (0.0, 0.0)]
-    q, fraction = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=limits).x
+    q, fraction = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=limits,
+                           options={"gtol": 1e-10, "ftol": 1e-13}).x
     good = parts(q, fraction)[2]
     return float(np.sqrt(q * unit)), float(fraction), good + (1.0 - good) / OUTLIER**2
 

@@ -100,6 +100,8 @@ def _spectrum(
             x = x.plus(_feedforward(block, inner))                        # type: ignore[arg-type]
         x = _norm(network.final_norm, x)
     depth, slope = _perceptron(network.head[0], network.head[2], x)       # type: ignore[arg-type]
+    if depth.dtype == torch.bfloat16:  # as `Transformer.spectrum` does
+        depth, slope = depth.float(), slope.float()
     return 1.0 - depth.squeeze(-1), -slope.squeeze(-1)
 
 

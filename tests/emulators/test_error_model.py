@@ -134,3 +134,16 @@ def test_labels_that_an_emulator_lacks_have_no_say() -> None:
     model = ErrorModel(torch.as_tensor(rng.standard_normal((100, 5)), dtype=torch.float32),
                        torch.as_tensor(rng.uniform(labels.low, labels.high, (100, 2))))
     assert effective(model.weights(np.array([5000.0, 0.0]), labels)) >= LEAST
+
+
+def test_a_spectrum_can_be_left_out_of_the_sample() -> None:
+    model, star = sample(50), np.array([2.0, -0.5, 4500.0, 0.1])
+    left = model.without(7)
+    assert len(left.errors) == len(left.labels) == 49
+    assert torch.equal(left.errors[7], model.errors[8])
+    assert not np.array_equal(left.sigma(star, LABELS), model.sigma(star, LABELS))
+
+
+def test_labels_that_are_no_numbers_are_refused() -> None:
+    with pytest.raises(ValueError, match="must be finite"):
+        sample(50).near(np.array([2.0, -0.5, np.nan, 0.1]), LABELS)

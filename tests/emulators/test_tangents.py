@@ -73,3 +73,13 @@ def test_an_emulator_gives_them_per_unit_of_its_labels(kind) -> None:
     torch.testing.assert_close(flux, emulator.flux(at, PIXELS))
     expected = derivatives(lambda x: emulator.flux(x, PIXELS), at, ways.expand(2, 2, 3))
     torch.testing.assert_close(tangents.transpose(0, 1), expected, rtol=1e-7, atol=1e-10)
+
+
+def test_in_bfloat16_fluxes_stay_as_fine_as_those_of_a_call() -> None:
+    torch.manual_seed(4)
+    network = Transformer(3, PIXELS, dim=16, layers=2, heads=2, n_period=8, head=16).bfloat16()
+    labels, ways = torch.randn(2, 3).bfloat16(), torch.randn(2, 2, 3).bfloat16()
+    flux, tangents = flux_and_tangents(network, labels, ways, PIXELS, chunk=4096)
+    assert flux.dtype == tangents.dtype == torch.float32
+    with torch.no_grad():
+        torch.testing.assert_close(flux, network(labels, PIXELS), rtol=0, atol=0.03)

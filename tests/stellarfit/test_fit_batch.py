@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 import stellarfit
+from emulators.error_model import ErrorModel
 from stellarfit.quality import Flag
 from stellarfit.spectrum import Spectrum
 
@@ -54,6 +57,24 @@ def test_a_batch_of_weighted_fits_is_that_of_each_too(stars, lines) -> None:
         alone = stellarfit.fit(spectrum, emulator=lines, **OPTIONS, **how)
         assert result.labels["teff"] == pytest.approx(alone.labels["teff"],
                                                       abs=0.1 * alone.errors["teff"])
+
+
+def test_the_stars_of_a_large_batch_end_where_each_ends_alone(lines, observe) -> None:
+    rng = np.random.default_rng(5)
+    truths = [{"teff": rng.uniform(4600, 6400), "logg": rng.uniform(3.2, 4.6), "vmic": 1.2,
+               "fe_h": rng.uniform(-0.8, 0.2), "rv": rng.uniform(-50, 50)} for _ in range(40)]
+    own = copy.copy(lines)
+    sample = rng.uniform(lines.labels.low, lines.labels.high, (60, 6))
+    own.errors = ErrorModel(torch.as_tensor(0.003 * rng.standard_normal((60, len(lines.pixels))),
+                                            dtype=torch.float32), torch.as_tensor(sample))
+    spectra = [observe(lines, t, snr=80.0, seed=k) for k, t in enumerate(truths)]
+    many = stellarfit.fit_batch(spectra, emulator=own, **OPTIONS)
+    assert sum(r.converged for r in many) >= 39
+    for k in (0, 17, 31, 32, 39):
+        alone = stellarfit.fit(spectra[k], emulator=own, **OPTIONS)
+        for name in FREE:
+            assert many[k].labels[name] == pytest.approx(alone.labels[name],
+                                                         abs=0.1 * alone.errors[name])
 
 
 def test_an_empty_batch_is_no_error_and_other_pixels_are_one(stars, lines) -> None:

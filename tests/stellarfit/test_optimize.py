@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from stellarfit import optimize
 from stellarfit.continuum import Chebyshev
 from stellarfit.optimize import adam, covariance, levenberg_marquardt, normal_equations
 from stellarfit.parameters import make_parameters
@@ -278,3 +279,29 @@ def test_a_star_that_blows_up_neither_converges_nor_harms_the_others(build):
     assert not both.converged[1]
     np.testing.assert_allclose(both.theta[0], alone.theta[0])
     assert np.isinf(covariance(np.full((2, 2), np.nan), np.ones(2))[0].diagonal()).all()
+
+
+def test_derivatives_of_nearby_lead_to_the_minimum_of_exact_ones(build, monkeypatch):
+    model, data = build(TRUTH, noise_seed=4)
+    lagged = levenberg_marquardt(model, data, START)
+    monkeypatch.setattr(optimize, "ON_THE_WAY", 0.0)
+    monkeypatch.setattr(optimize, "AT_THE_END", 0.0)
+    fresh, _ = build(TRUTH, noise_seed=4)
+    exact = levenberg_marquardt(fresh, data, START)
+    assert lagged.converged.all()
+    for k in range(len(TRUTH)):
+        step = lagged.theta[k] - exact.theta[k]
+        assert step @ exact.information[k] @ step < 0.05**2
+        ratio = np.diag(lagged.information[k]) / np.diag(exact.information[k])
+        np.testing.assert_allclose(ratio, 1.0, atol=0.1)
+
+
+def test_a_star_that_ran_out_of_iterations_has_the_derivatives_of_where_it_is(build):
+    model, data = build(TRUTH, noise_seed=4)
+    cut = levenberg_marquardt(model, data, START, max_iterations=2)
+    assert not cut.converged.any()
+    fresh, _ = build(TRUTH, noise_seed=4)
+    chi2, _, information, _ = normal_equations(fresh, data, cut.theta, np.arange(3))
+    np.testing.assert_allclose(cut.chi2, chi2, rtol=1e-9)
+    for own, expected in zip(cut.information, information, strict=True):
+        np.testing.assert_allclose(np.diag(own) / np.diag(expected), 1.0, atol=0.2)

@@ -148,3 +148,18 @@ def test_a_calibration_of_another_emulator_or_no_calibration_is_refused(
         load_calibration(path)
     with pytest.raises(FileNotFoundError, match="no calibration at"):
         load_calibration(tmp_path / "absent.h5")
+
+
+def test_heavy_tails_do_not_stop_the_search_for_the_jitter() -> None:
+    rng = np.random.default_rng(7)
+    residual = np.where(rng.random(5_000) < 0.4, 50.0, 1.0) * rng.standard_normal(5_000)
+    jitter, _, _ = most_likely(residual, np.ones(5_000), Weighting(robust=False))
+    assert jitter == pytest.approx(np.sqrt(np.mean(residual**2) - 1.0), rel=1e-3)
+
+
+def test_a_star_with_a_fifth_of_its_pixels_wrong_is_flagged(lines, observe) -> None:
+    star = observe(lines, STAR, snr=100.0, seed=8)
+    wrong = np.random.default_rng(9).random(len(star)) < 0.2
+    result = fit(changed(star, np.where(wrong, 0.6, 1.0) * star.flux), lines)
+    assert result.flags & Flag.MODEL_LIMITED
+    assert result.flags & (Flag.MANY_OUTLIERS | Flag.LARGE_JITTER)

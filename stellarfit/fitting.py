@@ -30,7 +30,7 @@ Array = NDArray[np.float64]
 METHODS = ("lm", "adam")
 Optimiser = Callable[[ForwardModel, optimize.Data, Array], optimize.Solution]
 #: rounds of fitting roughly and weighing anew; errors, outliers and colours mostly settle in four
-ROUNDS = 8
+ROUNDS = 16
 #: a star whose parameters moved less than this, in sigma, is settled
 SETTLED = 0.1
 #: and one that still moves by more after all rounds has not converged

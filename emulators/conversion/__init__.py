@@ -24,7 +24,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
@@ -157,8 +156,8 @@ def _check_arguments(
         raise ValueError(f"medium is {medium!r}; valid: air, vacuum")
     if not 0.0 <= validation < 1.0:
         raise ValueError(f"validation is {validation}, expected a fraction from 0 to below 1")
-    if out.exists() and not h5py.is_hdf5(out):
-        raise ValueError(f"'{out}' is there and is not a grid; choose another name to write to")
+    if out.exists():
+        raise FileExistsError(f"'{out}' exists: remove it, or give another name")
 
 
 def _medium(first: Content, medium: str | None, source: Path) -> str:

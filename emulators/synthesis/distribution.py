@@ -230,10 +230,13 @@ def _symbols(of: Any, solar: NDArray[np.float64], taken: set[str], key: str) -> 
     for item in as_list(of):
         first, dash, last = str(item).partition("-")
         ends = [first, last if dash else first]
-        if wrong := [s for s in ends if s not in known]:
+        if wrong := [s for s in dict.fromkeys(ends) if s not in known]:
             raise ValueError(f"{key}: no solar abundance of {', '.join(map(repr, wrong))}; give "
                              f"symbols, ranges such as \"Ga-U\" or \"others\"")
         low, high = map(ELEMENTS.index, ends)
+        if low > high:
+            raise ValueError(f"{key}: {item!r} runs backwards; elements rise with atomic number: "
+                             f"\"{last}-{first}\"")
         yield from (s for s in known if low <= ELEMENTS.index(s) <= high)
 
 

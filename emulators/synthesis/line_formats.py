@@ -198,7 +198,8 @@ def read_vald(path: str | Path) -> LineList:
             f"'stellarfit[synthesis]'") from error
     logging.getLogger("pysme").setLevel(logging.ERROR)  # it warns of each citation it lacks
     try:
-        vald = ValdFile(str(path))
+        with np.errstate(invalid="ignore", divide="ignore"):  # VALD's own abundances, unused
+            vald = ValdFile(str(path))
         table = {name: np.asarray(vald[name]) for name in
                  ("wlcent", "species", "excit", "gflog", "gamrad", "gamqst", "gamvw", "reference")}
     except Exception as error:  # it meets a broken file with any of a dozen kinds

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emulators.synthesis.abundances import abundances
+from emulators.synthesis.apart import EndedError
 from emulators.synthesis.atmosphere import Atmosphere, Models
 from emulators.synthesis.elements import ELEMENTS, atoms_of
 from emulators.synthesis.lines import LineList
@@ -104,7 +105,14 @@ def select(
                        float(recipe.alpha_m(values)))
         composition = abundances({n: values[n] for n in recipe.distribution.names},
                                  recipe.solar_scale)
-        ratio = strength(model, composition, values["vmic"], low, high)
+        try:
+            ratio = strength(model, composition, values["vmic"], low, high)
+        except EndedError as error:
+            where = ", ".join(f"{n} = {values[n]:g}" for n in (
+                "teff", "logg", "fe_h", "c_h", "o_h") if n in values)
+            raise RuntimeError(
+                f"no lines selected: {error} at the corner of the domain where {where}; give "
+                f"labels a narrower domain, or lines.select = 0 to keep all lines") from error
         rise = np.array([corner.rise.get(f"{k.lower()}_h", 0.0) for k in kinds])
         keep |= np.isin(kinds, corner.species) & (ratio * 10.0**rise >= threshold)
         progress(done, len(todo))

@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from tqdm import tqdm
 
 from emulators.files import atomic_write, write_json
 from emulators.grid import Grid
+from emulators.synthesis.apart import Apart
 from emulators.synthesis.atmosphere import Models
 from emulators.synthesis.atmosphere_formats import read_models
 from emulators.synthesis.elements import ELEMENTS
@@ -37,6 +39,8 @@ from emulators.synthesis.workers import Workers
 
 logger = logging.getLogger(__name__)
 Range = tuple[int, int]
+#: Angstrom of a window without any line at its end that are worth a word
+OVERHANG = 10.0
 
 
 def synthesize(
@@ -62,7 +66,7 @@ def synthesize(
         How many spectra, instead of what the recipe says.  Sample i is the same whatever the
         number.
     workers : int
-        Processes on this machine; 1 works in this one.
+        Processes on this machine.
     scheduler : str, optional
         Address of a dask scheduler whose workers to use instead: ``tcp://host:8786``.
     append : bool
@@ -97,7 +101,8 @@ def synthesize(
                          f"{workers} and {shard}")
     before = _before(recipe, out, append)
     if len(before) >= number:
-        raise FileExistsError(f"'{out}' has the {number} samples asked for already")
+        raise FileExistsError(f"'{out}' has {len(before)} samples already, and {number} in all "
+                              f"were asked for")
     parts = out.with_name(f"{out.name}.parts")
     _claim(parts, recipe)
     maker = prepare(recipe, parts)
@@ -150,6 +155,10 @@ def lines_of(recipe: GridRecipe) -> LineList:
     near = distance(lines.wavelength, recipe) <= settings["reach"]
     if not (wanted & near).any():
         raise ValueError(f"'{recipe.lines.name}' has no lines in the windows of the recipe")
+    first, last = lines.wavelength[[0, -1]]
+    if max(first - recipe.wavelength[0], recipe.wavelength[-1] - last) > OVERHANG:
+        logger.warning("the lines of '%s' reach from %.0f to %.0f Å only, not all of "
+                       "wavelength.windows", recipe.lines.name, first, last)
     lines, kinds = lines[wanted & near], kinds[wanted & near]
     if settings["isotopes"] == "undivided":
         atoms = np.isin(kinds, ELEMENTS)
@@ -168,7 +177,8 @@ def _selected(
             bar.total = of
             bar.update(done - bar.n)
 
-        keep = select(engine.lines, recipe, engine.strength, models, tell)
+        with Apart(engine) as process:
+            keep = select(engine.lines, recipe, partial(process.call, "strength"), models, tell)
     if kept is not None:
         with atomic_write(kept) as temporary:
             np.save(temporary, keep)
@@ -202,11 +212,15 @@ def _claim(parts: Path, recipe: GridRecipe) -> None:
     """Make the folder of the shards, or check that it is this recipe's."""
     mark = parts / "recipe.json"
     if mark.is_file():
-        if json.loads(mark.read_text())["fingerprint"] != recipe.fingerprint:
+        if json.loads(mark.read_text())["fingerprint"] == recipe.fingerprint:
+            return
+        if any(parts.glob("*.npz")):
             raise ValueError(f"'{parts}' holds shards of another recipe: remove it, or give "
                              f"another name for the grid")
-        return
-    parts.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(parts)  # of a recipe that came to nothing, and has been mended
+    if not parts.parent.is_dir():
+        raise FileNotFoundError(f"no folder '{parts.parent}' to write the grid into")
+    parts.mkdir(exist_ok=True)
     write_json(mark, {"fingerprint": recipe.fingerprint, **recipe.contents})
 
 

@@ -1,7 +1,8 @@
-"""Where shards are made: this process, processes of this machine, or a dask cluster."""
+"""Where shards are made: one process beside this, several of this machine, or a dask cluster."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import islice
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from emulators.synthesis.apart import Apart, EndedError
 from emulators.synthesis.making import Maker, Shard
 
 #: shards given to each thread of the workers ahead of time
@@ -24,7 +26,7 @@ class Workers:
     maker : Maker
         Sent to each worker once.
     workers : int
-        Processes to start; 1 for none but this.
+        Processes to start; 1 needs no dask.
     scheduler : str, optional
         Address of a dask scheduler that has workers already.
 
@@ -69,7 +71,7 @@ class Workers:
     def make(self, tasks: list[NDArray[np.int64]]) -> Iterator[Shard]:
         """Yield the shards of groups of samples as they are finished."""
         if self._client is None:
-            yield from map(self.maker, tasks)
+            yield from self._one_by_one(tasks)
             return
         from concurrent.futures import CancelledError
 
@@ -79,6 +81,7 @@ class Workers:
         maker = self._client.submit(_hold, self.maker, pure=False)
         left = iter(tasks)
         numbers: dict[str, NDArray[np.int64]] = {}
+        suspects: list[int] = []
 
         def submit(index: NDArray[np.int64]) -> Any:
             future = self._client.submit(_make, maker, index, pure=False)
@@ -96,13 +99,30 @@ class Workers:
                 pending.add(submit(index))
                 continue
             except KilledWorker:
-                if len(index) == 1:
-                    yield self.maker.lost(index, "the synthesis killed its process")
-                else:  # which of them was it?
-                    for one in index:
-                        pending.add(submit(np.array([one])))
+                suspects += index.tolist()
             if (following := next(left, None)) is not None:
                 pending.add(submit(following))
+        # Who was with the culprit when it took the process is blamed as well: each by itself.
+        for one in suspects:
+            alone = np.array([one])
+            try:
+                yield submit(alone).result()
+            except (KilledWorker, CancelledError):
+                yield self.maker.lost(alone, "the synthesis killed its process")
+
+    def _one_by_one(self, tasks: list[NDArray[np.int64]]) -> Iterator[Shard]:
+        """Yield the shards in their order, made in one process."""
+        left = deque(tasks)
+        with Apart(self.maker) as process:
+            while left:
+                index = left.popleft()
+                try:
+                    yield process.call("__call__", index)
+                except EndedError as error:
+                    if len(index) == 1:
+                        yield self.maker.lost(index, str(error))
+                    else:  # which of them was it?
+                        left.extendleft(np.array([one]) for one in reversed(index))
 
 
 def _hold(maker: Maker) -> Maker:

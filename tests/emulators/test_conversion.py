@@ -168,7 +168,7 @@ def test_korg_is_divided_by_its_continuum_and_is_in_vacuum(
     assert_holds(grid, wavelength=wavelength)
     assert grid.medium == "vacuum"
     with pytest.raises(ValueError, match="in vacuum, but medium='air' was given"):
-        Grid.convert(source, tmp_path / "grid.h5", format="korg", medium="air")
+        Grid.convert(source, tmp_path / "other.h5", format="korg", medium="air")
 
 
 def test_a_rectified_spectrum_beside_its_continuum_is_not_divided_again(
@@ -381,12 +381,15 @@ def test_a_folder_that_does_not_fit_gets_one_sentence_and_no_file(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["spectra"]
 
 
-def test_what_is_there_and_is_no_grid_is_not_written_over(
+def test_what_is_there_is_not_written_over(
     folder: Callable[..., Path], tmp_path: Path
 ) -> None:
     source = folder()
-    with pytest.raises(ValueError, match=r"labels.csv' is there and is not a grid"):
+    with pytest.raises(FileExistsError, match=r"labels.csv' exists: remove it, or give another"):
         Grid.convert(source, source / "labels.csv", medium="air")
+    Grid.convert(source, tmp_path / "mine.h5", medium="air")
+    with pytest.raises(FileExistsError, match=r"mine.h5' exists"):
+        Grid.convert(source, tmp_path / "mine.h5", medium="air")
     with pytest.raises(FileNotFoundError, match="no spectra at 'nowhere'"):
         Grid.convert("nowhere", tmp_path / "grid.h5")
     with pytest.raises(ValueError, match="is one file, but of the formats only payne"):
@@ -488,7 +491,7 @@ def test_a_folder_is_never_in_memory_as_a_whole(
     for number in range(n_spec):
         fits.PrimaryHDU(np.ones(n_pix, np.float32), header).writeto(source / f"t{number}.fits")
     # What the first conversion of all imports is none of its own.
-    Grid.convert(source, tmp_path / "grid.h5", medium="air", pattern=r"t(?P<teff>\d+)")
+    Grid.convert(source, tmp_path / "first.h5", medium="air", pattern=r"t(?P<teff>\d+)")
     tracemalloc.start()
     grid = Grid.convert(source, tmp_path / "grid.h5", medium="air", pattern=r"t(?P<teff>\d+)")
     peak = tracemalloc.get_traced_memory()[1]

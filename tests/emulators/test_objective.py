@@ -132,7 +132,7 @@ def test_in_bf16_labels_closer_than_its_rounding_are_told_apart(grid: Grid) -> N
 
 
 @pytest.mark.parametrize(("optimiser", "steps", "tolerance"), [
-    ("adamw", 20, 1e-6),
+    ("adamw", 20, 1e-5),
     # Muon works in bfloat16: one step differs by its rounding, and later ones by more.
     ("muon", 1, 1e-4),
 ])

@@ -96,6 +96,9 @@ def test_an_element_described_twice_or_unknown_is_an_error(small: dict[str, Any]
     small["elements"].insert(1, {"of": "Sc", "on": "fe_h"})
     with pytest.raises(ValueError, match=r"elements\[2\].of names Sc, which has been described"):
         GridRecipe.from_dict(small)
+    small["elements"][1]["of"] = ["U-Ga"]
+    with pytest.raises(ValueError, match=r"elements\[2\].of: 'U-Ga' runs backwards"):
+        GridRecipe.from_dict(small)
     small["elements"][1]["of"] = ["Xx"]
     with pytest.raises(ValueError, match=r"elements\[2\].of: no solar abundance of 'Xx'"):
         GridRecipe.from_dict(small)

@@ -19,6 +19,7 @@ from emulators import Grid, synthesize
 from emulators.files import sha256
 from emulators.synthesis import making
 from emulators.synthesis.recipe import GridRecipe
+from emulators.synthesis.synthesize import lines_of
 
 pytest.importorskip("pysme", reason="needs the extra [synthesis]")
 
@@ -186,3 +187,28 @@ def test_killed_worker_and_killed_client_give_the_same_file(
     subprocess.run([*call, str(whole), "1"], env=environment, check=True)
     assert sha256(out) == sha256(whole)
     assert Grid(out).n_spec == 24
+
+
+def test_a_recipe_that_came_to_nothing_can_be_mended(
+    small: dict[str, Any], tmp_path: Path
+) -> None:
+    wrong = {**small, "lines": {**small["lines"], "without": ["MgO"]}}
+    with pytest.raises(ValueError, match=r"lines\.without names MgO"):
+        synthesize(GridRecipe.from_dict(wrong), tmp_path / "grid.h5", progress=False)
+    grid = synthesize(GridRecipe.from_dict(small), tmp_path / "grid.h5", number=1, progress=False)
+    assert grid.n_spec == 1
+
+
+def test_a_grid_is_not_written_into_a_folder_that_is_not_there(
+    recipe: GridRecipe, tmp_path: Path
+) -> None:
+    with pytest.raises(FileNotFoundError, match="no folder"):
+        synthesize(recipe, tmp_path / "nowhere" / "grid.h5", progress=False)
+
+
+def test_a_window_that_the_lines_do_not_fill_is_warned_of(
+    small: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    wavelength = {**small["wavelength"], "windows": [[9180.0, 9230.0]]}
+    lines_of(GridRecipe.from_dict({**small, "wavelength": wavelength}))
+    assert "to 9200 Å only, not all of wavelength.windows" in caplog.text

@@ -6,16 +6,21 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from emulators.files import shipped_folder
+from emulators.synthesis.apart import Apart
 from emulators.synthesis.atmosphere import C3K, Atmosphere
 from emulators.synthesis.engine import Synthesis
+from emulators.synthesis.lines import LineList
 from emulators.synthesis.making import Maker
 from emulators.synthesis.recipe import GridRecipe
+from emulators.synthesis.selection import select
 from emulators.synthesis.workers import Workers
 
 pytest.importorskip("distributed", reason="needs the extra [synthesis]")
@@ -64,6 +69,29 @@ def test_a_star_that_kills_its_worker_is_named_and_the_others_are_made(
     assert [m.failed_index.tolist() for m in failed] == [[4]]
     assert failed[0].failed_labels[0, 0] == teff[4]
     assert failed[0].failed_reason.tolist() == ["the synthesis killed its process"]
+
+
+def test_a_star_that_kills_the_only_process_is_named_too(small: dict[str, Any]) -> None:
+    recipe = GridRecipe.from_dict(small)
+    teff = recipe.samples(np.arange(6))["teff"]
+    with Workers(Maker(recipe, Deadly(float(teff[1])), C3K()), 1) as pool:
+        made = list(pool.make([np.arange(3), np.arange(3, 6)]))
+    assert np.concatenate([m.index for m in made]).tolist() == [0, 2, 3, 4, 5]
+    failed = [m for m in made if len(m.failed_index)]
+    assert [m.failed_index.tolist() for m in failed] == [[1]]
+    assert failed[0].failed_reason.tolist() == ["the synthesis killed its process"]
+
+
+def test_a_corner_that_ends_the_selection_of_lines_is_named(small: dict[str, Any]) -> None:
+    class Stops:
+        def strength(self, *_: object) -> None:
+            os._exit(0)  # as Fortran's STOP does
+
+    recipe = GridRecipe.from_dict(small)
+    lines = LineList.read(shipped_folder("linelists") / "optical.h5").between(5165.0, 5175.0)
+    with Apart(Stops()) as process, pytest.raises(
+            RuntimeError, match=r"killed its process at the corner .* teff = \d+"):
+        select(lines, recipe, partial(process.call, "strength"), C3K())
 
 
 def test_every_task_comes_back_however_many_there_are(small: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -99,16 +100,49 @@ def _spread(grid: Grid, names: list[str]) -> NDArray[np.int64]:
     return np.asarray(order[places], dtype=np.int64)
 
 
+def _windows(grid: Grid) -> list[slice]:
+    """Return the pixels of each window: between them steps are much wider."""
+    step = np.diff(np.log(grid.wavelength))
+    ends = [0, *(np.flatnonzero(step > 10.0 * np.median(step)) + 1), len(grid.wavelength)]
+    return [slice(a, b) for a, b in pairwise(ends)]
+
+
+def _places(grid: Grid) -> NDArray[np.float64]:
+    """Return where pixels are drawn, (n_pix,): wavelengths, the gaps between windows narrowed."""
+    at = grid.wavelength.astype(float).copy()
+    windows = _windows(grid)
+    gap = 0.03 * sum(at[w][-1] - at[w][0] for w in windows)
+    for before, after in pairwise(windows):
+        at[after.start:] -= at[after.start] - at[before.stop - 1] - gap
+    return at
+
+
+def _label_windows(axes: Any, grid: Grid) -> None:
+    """Write wavelengths below what stands at :func:`_places`."""
+    from matplotlib.ticker import MaxNLocator
+
+    at, windows = _places(grid), _windows(grid)
+    axes.set_xlim(at[0], at[-1])
+    if len(windows) == 1:
+        return
+    each = [MaxNLocator(3).tick_values(grid.wavelength[w][0], grid.wavelength[w][-1])
+            for w in windows]
+    ticks = np.concatenate([t[(t >= grid.wavelength[w][0]) & (t <= grid.wavelength[w][-1])]
+                            for t, w in zip(each, windows, strict=True)])
+    axes.set_xticks(np.interp(ticks, grid.wavelength, at), [f"{t:g}" for t in ticks])
+
+
 def _draw_spectra(axes: Any, grid: Grid, names: list[str]) -> None:
     from matplotlib import colormaps
 
     rows = _spread(grid, names)
-    flux = grid.flux(rows)
+    flux, at = grid.flux(rows), _places(grid)
     offset = max(0.3, float(np.nanmax(1.0 - np.nanpercentile(flux, 1, axis=1))))
     colours = colormaps[COLOURS](np.linspace(0.0, 0.75, len(rows)))
     for place, (row, spectrum, colour) in enumerate(zip(rows, flux, colours, strict=True)):
         base = place * offset
-        axes.plot(grid.wavelength, spectrum + base, color=colour, lw=0.6, rasterized=True)
+        for w in _windows(grid):
+            axes.plot(at[w], spectrum[w] + base, color=colour, lw=0.6, rasterized=True)
         text = "\n".join(_with_value(grid, n, row) for n in names[:3])
         axes.annotate(text, (1.008, base + 1.0), fontsize=7.5, va="top",
                       xycoords=("axes fraction", "data"), annotation_clip=False)
@@ -120,9 +154,12 @@ def _draw_spectra(axes: Any, grid: Grid, names: list[str]) -> None:
 def _draw_range(axes: Any, grid: Grid) -> None:
     rows = np.unique(np.linspace(0, grid.n_spec - 1, min(SAMPLE, grid.n_spec)).astype(int))
     low, middle, high = np.nanpercentile(grid.flux(rows), [5, 50, 95], axis=0)
-    axes.fill_between(grid.wavelength, low, high, color=TRAIN, lw=0, label="9 in 10 spectra")
-    axes.plot(grid.wavelength, middle, color=LINE, lw=0.5, label="median")
-    axes.set_xlim(grid.wavelength[0], grid.wavelength[-1])
+    at = _places(grid)
+    for k, w in enumerate(_windows(grid)):
+        axes.fill_between(at[w], low[w], high[w], color=TRAIN, lw=0,
+                          label="" if k else "9 in 10 spectra")
+        axes.plot(at[w], middle[w], color=LINE, lw=0.5, label="" if k else "median")
+    _label_windows(axes, grid)
     axes.set_ylim(min(0.0, float(np.nanmin(low))), max(1.05, float(np.nanmax(high))))
     axes.set_ylabel("flux / continuum")
     axes.set_xlabel(f"wavelength in {grid.medium} (Å)")

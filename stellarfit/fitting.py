@@ -162,7 +162,7 @@ def _fit(spectra: list[Any], flux: Any, method: str, **options: Any) -> list[Fit
     if not spectra:
         return []
     clock = time.perf_counter()
-    # The threads of numpy's linear algebra, idle but awake, would slow torch's down threefold.
+    # The threads of numpy's linear algebra, idle but awake, would slow torch's down.
     with threadpool_limits(1, user_api="blas"):
         results = [result for problems in in_batches(spectra, flux, at_once=AT_ONCE, **options)
                    for result in conclude(*best_of(problems, method))]

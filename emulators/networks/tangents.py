@@ -2,8 +2,8 @@
 
 Forward-mode differentiation written out: all directions share the forward pass, the slopes
 of its activations and the folded attention, so that one more direction costs little more
-than its matrix products.  `torch.func.jvp` under `vmap`, which knows nothing of what they
-share, takes about twice as long.  With x and its tangent dx, the rules are
+than its matrix products; `torch.func.jvp` under `vmap` knows nothing of what they share.  With x
+and its tangent dx, the rules are
 
     softmax(s) = p      ->  p (ds - sum(p ds))            over the tokens of a head
     GELU(u)             ->  GELU'(u) du

@@ -109,6 +109,13 @@ def test_the_error_is_that_of_stars_like_the_one_asked_for() -> None:
         assert np.sqrt(np.mean(sigma**2)) == pytest.approx(expected, rel=0.1)
 
 
+def test_where_too_few_tell_of_sizes_sigma_is_the_weighted_rms() -> None:
+    model, star = sample(30), np.array([2.0, -0.5, 4500.0, 0.1])
+    weights = model.weights(star, LABELS).numpy()
+    expected = np.sqrt(np.sum(weights[:, None] * model.errors.double().numpy() ** 2, axis=0))
+    np.testing.assert_allclose(model.sigma(star, LABELS), expected, rtol=1e-12)
+
+
 def test_errors_whose_size_changes_with_the_labels_are_followed_everywhere() -> None:
     model = sample(300, n_pix=400)
     teff, logg = model.labels[:, 2], model.labels[:, 0]

@@ -132,7 +132,7 @@ def test_in_bf16_labels_closer_than_its_rounding_are_told_apart(grid: Grid) -> N
 
 
 @pytest.mark.parametrize(("optimiser", "steps", "tolerance"), [
-    ("adamw", 20, 1e-5),
+    ("adamw", 20, 1e-6),
     # Muon works in bfloat16: one step differs by its rounding, and later ones by more.
     ("muon", 1, 1e-4),
 ])
@@ -143,7 +143,10 @@ def test_working_through_a_batch_in_parts_gives_the_same_weights(
     whole, parts = (train(grid, accumulate=n, **settings) for n in (1, 4))
     kept = parts.network.state_dict()
     for name, tensor in whole.network.state_dict().items():
-        torch.testing.assert_close(kept[name], tensor, rtol=0, atol=tolerance)
+        off = (kept[name] - tensor).double()
+        assert float(off.square().mean().sqrt()) < tolerance
+        # Some processors round a single weight differently by a little more.
+        assert float(off.abs().max()) < 2.0 * tolerance
 
 
 def test_pixels_without_weight_have_no_influence(

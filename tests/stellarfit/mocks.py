@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
@@ -13,6 +17,7 @@ from stellarfit.instrument import Instrument
 from stellarfit.noise import Noise
 from stellarfit.optimize import Data
 from stellarfit.parameters import Parameters
+from stellarfit.readers import read
 
 
 def arm_of(wavelength: np.ndarray, resolution: float) -> Arm:
@@ -34,3 +39,13 @@ def data_of(parameters: Parameters, flux: Tensor, weight: Tensor, terms: Tensor)
     return Data(flux, Noise(weight), terms, torch.zeros(flux.shape[1], dtype=torch.float64),
                 parameters.G, np.tile(parameters.h, (count, 1)),
                 np.empty((count, 0, n_free)), np.empty((count, 0)))
+
+
+def refusal(path: Path, **kwargs: Any) -> str:
+    """The sentence with which a file is refused: one line that names the file."""
+    with pytest.raises(ValueError) as caught:
+        read(path, **kwargs)
+    sentence = str(caught.value)
+    assert "\n" not in sentence
+    assert path.name in sentence
+    return sentence

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from emulators import Emulator
 from emulators.labels import is_abundance
 from stellarfit import optimize
 from stellarfit.calibration import Calibration
-from stellarfit.forward import ForwardModel
 from stellarfit.parameters import stage_of
 from stellarfit.polytope import bounding_box
 from stellarfit.priors import Prior
@@ -27,14 +25,7 @@ from stellarfit.result import FitResult
 from stellarfit.weighting import LARGEST_FRACTION, Weighting
 
 Array = NDArray[np.float64]
-METHODS = ("lm", "adam")
-Optimiser = Callable[[ForwardModel, optimize.Data, Array], optimize.Solution]
-#: rounds of fitting roughly and weighing anew; errors, outliers and colours mostly settle in four
-ROUNDS = 16
-#: a star whose parameters moved less than this, in sigma, is settled
-SETTLED = 0.1
-#: and one that still moves by more after all rounds has not converged
-UNSETTLED = 0.5
+METHODS = {"lm": optimize.levenberg_marquardt, "adam": optimize.adam}
 #: stars of a batch that are in memory together, some 60 MB each with many pixels
 AT_ONCE = 32
 
@@ -195,33 +186,16 @@ def minimise(problem: Problem, method: str = "lm") -> tuple[Problem, optimize.So
     """Return where an optimiser of ``METHODS`` ends from the best of the first guesses.
 
     Errors of emulator and calibration, outliers, jitter and colours depend on the star: they
-    are taken at the first guess, then where that led to, until nothing moves.  The problem
-    that is returned holds them.
+    are taken anew as it moves.  The problem that is returned holds them.
     """
-    precise: Optimiser = optimize.levenberg_marquardt
-    rough: Optimiser = partial(optimize.levenberg_marquardt, tolerance=optimize.ROUGH)
-    if method == "adam":
-        precise, rough = optimize.adam, partial(optimize.adam, steps=100)
-    theta = _best_starts(problem)
-    problem = problem.at(theta, first=True)
-    iterations, moved = np.zeros(len(theta), dtype=int), np.zeros(len(theta))
-    for _ in range(ROUNDS if problem.adapts else 0):
-        solution = rough(problem.model, problem.data, theta)
-        iterations += solution.iterations
-        problem, before, theta = problem.at(solution.theta), theta, solution.theta
-        moved = _moved(before, solution)
-        if moved.max() < SETTLED:
-            break
-    solution = precise(problem.model, problem.data, theta)
-    return problem, replace(solution, iterations=iterations + solution.iterations,
-                            converged=solution.converged & (moved < UNSETTLED))
+    def weigh(theta: Array, stars: NDArray[np.int64]) -> optimize.Data:
+        nonlocal problem
+        problem = problem.at(theta, stars)
+        return problem.data
 
-
-def _moved(before: Array, solution: optimize.Solution) -> Array:
-    """Return how far each star has moved, (n_star,), in sigma."""
-    step = solution.theta - before
-    length = np.einsum("sn,snm,sm->s", step, np.nan_to_num(solution.information), step)
-    return np.asarray(np.sqrt(np.maximum(length, 0.0)))
+    solution = METHODS[method](problem.model, problem.data, _best_starts(problem),
+                               weigh=weigh if problem.adapts else None)
+    return problem, solution
 
 
 def _best_starts(problem: Problem) -> Array:

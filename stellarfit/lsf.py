@@ -19,6 +19,7 @@ resampled: shift, profile and pixel act at once.
 from __future__ import annotations
 
 import math
+import warnings
 
 import numpy as np
 import torch
@@ -66,6 +67,31 @@ def pixel_edges(wavelength: NDArray[np.float64]) -> tuple[NDArray[np.float64], N
     smooth = np.maximum(left, right) < 1.5 * width
     return (log_wavelength - 0.5 * np.where(smooth, left, width),
             log_wavelength + 0.5 * np.where(smooth, right, width))
+
+
+def gathered(flux: Tensor, index: Tensor, weights: Tensor) -> Tensor:
+    """Return the weighted sums (..., n_spec, n_pix) of flux (..., n_spec, n_grid).
+
+    Differentiable in the flux and in the weights, (n_spec, n_pix, band).
+    """
+    places = index.flatten(-2).expand(*flux.shape[:-1], -1)
+    values = torch.gather(flux, -1, places).reshape(*flux.shape[:-1], *index.shape[-2:])
+    return torch.as_tensor((weights * values).sum(-1))
+
+
+def multiplied(flux: Tensor, index: Tensor, weights: Tensor) -> Tensor:
+    """Return what :func:`gathered` does, as a sparse product: many times faster, no derivatives."""
+    n_spec, n_pix, band = index.shape
+    n_grid = flux.shape[-1]
+    place = n_grid * torch.arange(n_spec, device=index.device)[:, None, None] + index
+    rows = band * torch.arange(n_spec * n_pix + 1, device=index.device)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse CSR", UserWarning)  # that it is in beta
+        matrix = torch.sparse_csr_tensor(rows, place.flatten(), weights.flatten(),
+                                         size=(n_spec * n_pix, n_spec * n_grid),
+                                         check_invariants=False)
+    columns = flux.reshape(-1, n_spec * n_grid).T.contiguous()
+    return (matrix @ columns).T.reshape(*flux.shape[:-1], n_pix)
 
 
 class LineSpread:
@@ -119,6 +145,19 @@ class LineSpread:
         (..., n_spec, n_pix) tensor
             Pixels that reach beyond the grid use its end values; the caller masks them.
         """
+        return gathered(flux, *self.weights(shift, sigma, flux.dtype))
+
+    def weights(self, shift: Tensor, sigma: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return which grid points each pixel sees, and their weights, (n_spec, n_pix, band).
+
+        Parameters
+        ----------
+        shift, sigma : tensors
+            As in a call.
+        dtype : torch.dtype
+            Of the flux: the integral may be taken in its precision, since the argument is a
+            small difference.
+        """
         shift = (shift / self.log_step).unsqueeze(-1)
         sigma = (sigma / self.log_step).clamp(min=0.25)
         if sigma.ndim == 1:
@@ -128,16 +167,11 @@ class LineSpread:
         # Which grid points take part has no derivative; their weights carry it.
         first = torch.floor(centre.detach() - 0.5 * self.band).long() + 1
         index = first.unsqueeze(-1) + self.offsets                   # (n_spec, n_pix, band)
-        # The integral may be taken in the precision of the flux: its argument is a small
-        # difference.
-        upper = ((high.unsqueeze(-1) - index) / sigma.unsqueeze(-1)).to(flux.dtype)
-        lower = ((low.unsqueeze(-1) - index) / sigma.unsqueeze(-1)).to(flux.dtype)
+        upper = ((high.unsqueeze(-1) - index) / sigma.unsqueeze(-1)).to(dtype)
+        lower = ((low.unsqueeze(-1) - index) / sigma.unsqueeze(-1)).to(dtype)
         weights = cumulative(upper, self.h3, self.h4) - cumulative(lower, self.h3, self.h4)
-        index = index.clamp(0, self.n_grid - 1)
-        places = index.flatten(-2).expand(*flux.shape[:-1], -1)
-        values = torch.gather(flux, -1, places).reshape(*flux.shape[:-1], *index.shape[-2:])
         # Normalising the sum of the weights keeps the continuum at 1 exactly.
-        return torch.as_tensor((weights * values).sum(-1) / weights.sum(-1))
+        return index.clamp(0, self.n_grid - 1), weights / weights.sum(-1, keepdim=True)
 
     def reach(self, resolution: float) -> float:
         """Return how far, in ln(wavelength), a pixel's weights extend from its centre."""

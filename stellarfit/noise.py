@@ -14,6 +14,7 @@ form).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -33,16 +34,16 @@ class Noise:
         1 / sigma; 0 where a pixel is to be ignored.
     correlation : float
         r, between neighbours; an ignored pixel in between counts as a step.
-    modes : (n_spec, n_pix, n_mode) float64, optional
-        Q.
-    shrinkage : (n_spec, n_mode) float64, optional
+    modes : sequence of (n_pix, n_mode) float64, optional
+        Q of each spectrum.
+    shrinkage : sequence of (n_mode,) float64, optional
         1 - (1 + s^2)^(-1/2).
     """
 
     weight: Tensor
     correlation: float = 0.0
-    modes: Tensor | None = None
-    shrinkage: Tensor | None = None
+    modes: Sequence[Tensor] = ()
+    shrinkage: Sequence[Tensor] = ()
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.correlation < 1.0:
@@ -51,35 +52,48 @@ class Noise:
 
     def __getitem__(self, stars: Tensor) -> Noise:
         """Return the noise of some of the spectra."""
-        if torch.equal(stars, torch.arange(len(self.weight), device=stars.device)):
-            return self
-        if self.modes is None or self.shrinkage is None:
-            return replace(self, weight=self.weight[stars])
-        return replace(self, weight=self.weight[stars], modes=self.modes[stars],
-                       shrinkage=self.shrinkage[stars])
+        some = stars.tolist() if self.modes else []
+        return Noise(self.weight[stars], self.correlation, [self.modes[i] for i in some],
+                     [self.shrinkage[i] for i in some])
+
+    def with_rows(self, stars: Tensor, other: Noise) -> Noise:
+        """Return the noise with that of some spectra replaced."""
+        if len(stars) == len(self.weight):
+            return other
+        weight = self.weight.clone()
+        weight[stars] = other.weight
+        modes, shrinkage = list(self.modes), list(self.shrinkage)
+        for i, q, s in zip(stars.tolist(), other.modes, other.shrinkage, strict=False):
+            modes[i], shrinkage[i] = q, s
+        return Noise(weight, self.correlation, modes, shrinkage)
 
     @property
     def used(self) -> Tensor:
         """Pixels that count, (n_spec, n_pix) bool."""
         return self.weight > 0
 
-    def with_modes(self, modes: Tensor) -> Noise:
-        """Return the noise with modes U (n_spec, n_pix, n_mode), in the unit of the flux."""
-        whitened = replace(self, modes=None, shrinkage=None).whiten(modes.double())
-        # By way of their few products, since there are many more pixels than modes.
-        squares, vectors = torch.linalg.eigh(whitened.transpose(-1, -2) @ whitened)
-        squares = squares.clamp(min=SMALLEST)
-        q = whitened @ (vectors / torch.sqrt(squares).unsqueeze(-2))
-        return replace(self, modes=q, shrinkage=1.0 - 1.0 / torch.sqrt(1.0 + squares))
+    def with_modes(self, modes: Sequence[Tensor] | Tensor) -> Noise:
+        """Return the noise with modes U of each spectrum, (n_pix, n_mode), in the flux's unit."""
+        diagonal = Noise(self.weight, self.correlation)
+        found, shrinkage = [], []
+        for i, each in enumerate(modes):
+            white = diagonal[torch.tensor([i])].whiten(each[None].double())[0]
+            # By way of their few products, since there are many more pixels than modes.
+            squares, vectors = torch.linalg.eigh(white.T @ white)
+            squares = squares.clamp(min=SMALLEST)
+            found.append(white @ (vectors / torch.sqrt(squares)))
+            shrinkage.append(1.0 - 1.0 / torch.sqrt(1.0 + squares))
+        return replace(self, modes=found, shrinkage=shrinkage)
 
     def whiten(self, columns: Tensor) -> Tensor:
         """Return columns (n_spec, n_pix, n_column) in units in which noise is white."""
         result = self.weight.unsqueeze(-1) * columns
         if self.correlation > 0:
             result = self._decorrelated(result)
-        if self.modes is not None and self.shrinkage is not None:
-            inner = self.shrinkage.unsqueeze(-1) * (self.modes.transpose(-1, -2) @ result)
-            result = result - self.modes @ inner
+        if self.modes:
+            result = torch.stack([
+                r - q @ (s.unsqueeze(-1) * (q.T @ r))
+                for r, q, s in zip(result, self.modes, self.shrinkage, strict=True)])
         return result
 
     def _decorrelated(self, columns: Tensor) -> Tensor:

@@ -12,7 +12,8 @@ and the limits of the star.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -30,7 +31,10 @@ STARS_AT_ONCE = 8
 #: how far (in typical sizes) the labels may move before the emulator's derivatives, nearly all
 #: of the cost, are taken anew: on the way, and where a star is said to have converged
 ON_THE_WAY, AT_THE_END = 1.0, 0.1
-PRECISE, ROUGH = 1e-3, 0.03
+#: times that gradient descent weighs its stars
+WEIGHED = 8
+#: weighs stars anew: from theta of all and the numbers of some, the data with their noise
+Weigh = Callable[[Array, NDArray[np.int64]], "Data"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,10 +74,6 @@ class Data:
     def project(self, model: Tensor, stars: Tensor) -> Projection:
         """Solve for the continuum of some stars."""
         return project(model, self.flux[stars], self.noise[stars], self.terms, self.level)
-
-    def with_noise(self, noise: Noise) -> Data:
-        """Return the same data with other noise."""
-        return replace(self, noise=noise)
 
     def prior_residual(self, theta: Array, stars: NDArray[np.int64]) -> Array:
         """Return (P theta - p) of some stars (s, n_prior), in sigma."""
@@ -156,7 +156,7 @@ def chi_square(model: ForwardModel, data: Data, theta: Array, stars: NDArray[np.
 
 def levenberg_marquardt(
     model: ForwardModel, data: Data, start: Array, *, max_iterations: int = 40,
-    tolerance: float = PRECISE,
+    tolerance: float = 1e-3, weigh: Weigh | None = None,
 ) -> Solution:
     """Minimise chi-square for all stars together.
 
@@ -168,8 +168,10 @@ def levenberg_marquardt(
         Of Jacobians.
     tolerance : float
         A star has converged when the next step promises to lower its chi-square by less
-        than this times max(1, chi2 / n_pix): `PRECISE`, to move by some hundredths of sigma,
-        or `ROUGH`, by less than a fifth, when derivatives of close by are believed as well.
+        than this times max(1, chi2 / n_pix): to move by some hundredths of sigma.
+    weigh : callable, optional
+        Noise and priors where they depend on the star: they are taken anew after each of
+        its steps, so that it converges when nothing of that moves it any more.
     """
     scale = model.parameters.scale
     theta = np.array([data.nearest(s, scale, i) for i, s in enumerate(np.atleast_2d(start))])
@@ -179,6 +181,7 @@ def levenberg_marquardt(
     slope = np.zeros((n_star, data.terms.shape[1], n_free))
     damping = np.full(n_star, 1e-2)
     converged, iterations = np.zeros(n_star, dtype=bool), np.zeros(n_star, dtype=int)
+    moved = np.ones(n_star, dtype=bool)       # since it was weighed
     fresh = np.ones(n_star, dtype=bool)       # whose Jacobian is to be computed
     reach = np.full(n_star, AT_THE_END)       # where a fit goes on, those of its end are known
     active = np.arange(n_star)
@@ -190,6 +193,9 @@ def levenberg_marquardt(
         if len(active) == 0:
             break
         if len(stale):
+            if weigh is not None and moved[stale].any():
+                data = weigh(theta, stale[moved[stale]])
+            moved[stale] = False
             chi2[stale], gradient[stale], information[stale], slope[stale] = normal_equations(
                 model, data, theta[stale], stale, reach[stale])
             iterations[stale] += 1
@@ -200,7 +206,7 @@ def levenberg_marquardt(
         small = promise < tolerance * np.maximum(1.0, chi2[active] / np.maximum(1, n_good[active]))
         # A step made small by damping alone proves nothing.
         done = small & (damping[active] <= 1.0)
-        own = (reach[active] == AT_THE_END) | (tolerance >= ROUGH)
+        own = reach[active] == AT_THE_END
         converged[active[done & own]] = True
         doubtful = active[done & ~own]
         moving, steps, promise = active[~done], steps[~done], promise[~done]
@@ -212,7 +218,8 @@ def levenberg_marquardt(
             gained = np.where(better, (chi2[moving] - lower) / np.maximum(promise, 1e-300), 0.0)
             theta[moving[better]] = trial[better]
             chi2[moving[better]] = lower[better]
-            fresh[moving[better]], reach[moving[better]] = True, ON_THE_WAY
+            moved[moving[better]] = fresh[moving[better]] = True
+            reach[moving[better]] = ON_THE_WAY
             damping[moving] *= np.where(gained > 0.7, 0.2, np.where(gained > 0.2, 1.0, 5.0))
             damping[moving] = damping[moving].clip(1e-7, None)
             failed = moving[~better]
@@ -255,13 +262,13 @@ def _steps(
 
 def adam(
     model: ForwardModel, data: Data, start: Array, *, steps: int = 400,
-    learning_rate: float = 0.1,
+    learning_rate: float = 0.1, weigh: Weigh | None = None,
 ) -> Solution:
     """Minimise chi-square by plain gradient descent (Kingma & Ba 2015, arXiv:1412.6980).
 
     Slower than Levenberg-Marquardt; it is here because its gradients are those of any
     other torch loss.  Steps are counted in typical sizes of the parameters, with a cosine
-    schedule, and projected back into the domain.
+    schedule, and projected back into the domain.  Stars are weighed anew `WEIGHED` times.
     """
     scale = model.parameters.scale
     theta = np.array([data.nearest(s, scale, i) for i, s in enumerate(np.atleast_2d(start))])
@@ -273,8 +280,11 @@ def adam(
     optimiser = torch.optim.Adam([scaled], lr=learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     best, best_chi2 = theta.copy(), np.full(len(theta), np.inf)
-    for _ in range(steps):
+    for step in range(steps):
         at = scaled * unit
+        if weigh is not None and step % max(1, steps // WEIGHED) == 0:
+            data = weigh(at.detach().cpu().numpy(), stars)
+            best_chi2[:] = np.inf  # of other weights
         prior = ((rows @ at.unsqueeze(-1)).squeeze(-1) - values) ** 2
         chi2 = data.project(model(at), everyone).chi2 + prior.sum(-1)
         now = at.detach().cpu().numpy()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ Array = NDArray[np.float64]
 DEFAULT_EMULATOR = "mgb-fgk"
 #: how far (km/s) rv may move from its first guess
 RV_MARGIN = 30.0
+#: a star's emulator errors are those of where it was before, less than this in typical sizes away
+MODES_REACH = 0.3
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +98,8 @@ class Problem:
     calibration: Calibration | None
     provenance: dict[str, Any]
     extra: dict[str, Array] = field(default_factory=dict)
+    #: where each star's emulator errors were last taken, and they
+    modes_at: dict[int, tuple[Array, torch.Tensor | None]] = field(default_factory=dict)
 
     @property
     def used(self) -> NDArray[np.bool_]:
@@ -111,28 +116,45 @@ class Problem:
             or any(isinstance(p, Colour) for p in self.priors.values())
         )
 
-    def at(self, theta: Array, *, first: bool = False) -> Problem:
-        """Return the problem with priors and noise as they are at theta (n_star, n_free).
+    def at(self, theta: Array, stars: NDArray[np.int64] | None = None) -> Problem:
+        """Return the problem with priors and noise of some stars as they are at theta.
 
         A colour is linearised there; the emulator's and the calibration's errors are those
-        of such stars.  At a `first` guess residuals tell nothing of outliers.
+        of such stars.
+
+        Parameters
+        ----------
+        theta : (n_star, n_free)
+            Of all stars.
+        stars : array of int, optional
+            All by default.
         """
-        P, p = zip(*(prior_rows(self.model.parameters, self.priors, t) for t in theta),
-                   strict=True)
-        noise, found = self._noise(theta, first)
-        data = replace(self.data, P=np.array(P), p=np.array(p), noise=noise)
-        return replace(self, data=data, extra=found)
+        stars = np.arange(len(theta)) if stars is None else stars
+        P, p = self.data.P.copy(), self.data.p.copy()
+        if any(not isinstance(prior, Uniform) for prior in self.priors.values()):
+            rows = [prior_rows(self.model.parameters, self.priors, t) for t in theta]
+            P, p = (np.array(x) for x in zip(*rows, strict=True))
+        noise, found = self._noise(theta, stars)
+        index = torch.as_tensor(stars, device=self.data.flux.device)
+        extra = {k: self.extra.get(k, np.zeros(len(theta))).copy() for k in found}
+        for name, values in found.items():
+            extra[name][stars] = values
+        data = replace(self.data, P=P, p=p, noise=self.data.noise.with_rows(index, noise))
+        return replace(self, data=data, extra={**self.extra, **extra})
 
     def given_chi2(self, theta: Array, pixels: NDArray[np.bool_]) -> Array:
         """Return chi-square (n_star,) at theta, of some pixels in the noise that was given."""
         model, solved = self.solve(theta)
-        flux, ivar = (np.array([getattr(s, k) for s in self.stars]) for k in ("flux", "ivar"))
+        flux, ivar = self._given
         residual = flux - model * solved.continuum.cpu().numpy()
         return np.asarray((np.where(pixels, ivar, 0.0) * residual**2).sum(-1))
 
-    def solve(self, theta: Array) -> tuple[Array, Any]:
-        """Return the normalised model (n_star, n_pix) at theta, and the projection."""
-        everyone = np.arange(len(theta))
+    def solve(self, theta: Array, stars: NDArray[np.int64] | None = None) -> tuple[Array, Any]:
+        """Return the normalised model (s, n_pix) at theta (s, n_free), and the projection.
+
+        Of all stars, if they are not given.
+        """
+        stars = np.arange(len(theta)) if stars is None else stars
         with torch.no_grad():
             device = self.data.flux.device
             parts = [self.model.flux(torch.as_tensor(theta[i:i + optimize.STARS_AT_ONCE],
@@ -140,51 +162,53 @@ class Problem:
                      for i in range(0, len(theta), optimize.STARS_AT_ONCE)]
             model = torch.cat(parts).double()
             return model.cpu().numpy(), self.data.project(
-                model, torch.as_tensor(everyone, device=device))
+                model, torch.as_tensor(stars, device=device))
 
-    def _noise(self, theta: Array, first: bool) -> tuple[Noise, dict[str, Array]]:
-        """Return the noise at theta, and what has been found out about it per star."""
-        flux, ivar = (np.array([getattr(s, k) for s in self.stars]) for k in ("flux", "ivar"))
-        used, found = self.used, {}
-        model, solved = self.solve(theta)
+    def _noise(
+        self, theta: Array, stars: NDArray[np.int64]
+    ) -> tuple[Noise, dict[str, list[float]]]:
+        """Return the noise of some stars, and what has been found out about it, per star."""
+        model, solved = self.solve(theta[stars], stars)
         continuum = solved.continuum.cpu().numpy()
-        variance = np.divide(1.0, ivar, out=np.ones_like(ivar), where=used)
-        modes = self._modes(theta) if self.weighting.emulator_error else None
-        common = np.zeros_like(variance)
-        if modes is not None:
-            squares = np.array([(m**2).sum(0) for m in modes])
-            found["emulator_error"] = np.array([
-                np.sqrt(np.median(s[u])) for s, u in zip(squares, used, strict=True)])
-            variance = variance + (1.0 - COMMON) * continuum**2 * squares
-            common = COMMON * continuum**2 * squares
-        if self.calibration is not None:
-            wrong = np.array([self.calibration.seen_by(self.model, t) for t in theta])
-            variance = variance + (continuum * wrong) ** 2
-        weight = np.where(used, variance**-0.5, 0.0)
-        residual = flux - model * continuum
-        how = replace(self.weighting, robust=False) if first else self.weighting
-        for i, u in enumerate(used):
-            c, v = continuum[i, u], variance[i, u]
-            jitter, factor, seen = judge(residual[i, u] / c, (v + common[i, u]) / c**2, how)
-            weight[i, u] = np.sqrt(factor / (v + (jitter * c) ** 2))
-            for name, value in seen.items():
-                found.setdefault(name, np.zeros(len(theta)))[i] = value
-        device = self.data.flux.device
-        noise = Noise(torch.as_tensor(weight, device=device), self.weighting.correlation)
-        if modes is not None:
-            together = np.sqrt(COMMON) * continuum[:, :, None] * _stacked(modes)
-            noise = noise.with_modes(torch.as_tensor(together, device=device))
-        return noise, found
+        found: dict[str, list[float]] = {}
+        weight, together = np.zeros(continuum.shape), []
+        for k, i in enumerate(stars):
+            u, c = self._given[1][i] > 0, continuum[k]
+            flux, ivar = self._given[0][i, u], self._given[1][i, u]
+            variance, common, seen = 1.0 / ivar, np.zeros(len(ivar)), {}
+            modes = self._modes(int(i), theta[i]) if self.weighting.emulator_error else None
+            if modes is not None:
+                squares = (modes**2).sum(0).cpu().numpy()[u]
+                seen["emulator_error"] = float(np.sqrt(np.median(squares)))
+                variance = variance + (1.0 - COMMON) * c[u]**2 * squares
+                common = COMMON * c[u]**2 * squares
+                together.append(np.sqrt(COMMON) * solved.continuum[k].unsqueeze(-1) * modes.T)
+            if self.calibration is not None:
+                wrong = self.calibration.seen_by(self.model, theta[i])[u]
+                variance = variance + (c[u] * wrong) ** 2
+            residual = flux - model[k, u] * c[u]
+            jitter, factor, judged = judge(residual / c[u], (variance + common) / c[u]**2,
+                                           self.weighting)
+            weight[k, u] = np.sqrt(factor / (variance + (jitter * c[u]) ** 2))
+            for name, value in {**seen, **judged}.items():
+                found.setdefault(name, []).append(value)
+        noise = Noise(torch.as_tensor(weight, device=self.data.flux.device),
+                      self.weighting.correlation)
+        return noise.with_modes(together) if together else noise, found
 
-    def _modes(self, theta: Array) -> list[Array] | None:
-        each = [emulator_modes(self.model, t) for t in theta]
-        return None if each[0] is None else [m.cpu().numpy() for m in each if m is not None]
+    @cached_property
+    def _given(self) -> tuple[Array, Array]:
+        """Flux and ivar (n_star, n_pix) as given, ivar 0 where a pixel does not count."""
+        flux, ivar = (np.array([getattr(s, k) for s in self.stars]) for k in ("flux", "ivar"))
+        return flux, np.where(self.used, ivar, 0.0)
 
-
-def _stacked(modes: list[Array]) -> Array:
-    """Return modes of all stars as (n_star, n_pix, n_mode), with zeros where one has fewer."""
-    most = max(len(m) for m in modes)
-    return np.array([np.pad(m, ((0, most - len(m)), (0, 0))).T for m in modes])
+    def _modes(self, star: int, theta: Array) -> torch.Tensor | None:
+        """Return the emulator's error modes (n_mode, n_pix) of a star, or of one close by."""
+        known = self.modes_at.get(star)
+        scale = self.model.parameters.scale
+        if known is None or np.abs((theta - known[0]) / scale).max() > MODES_REACH:
+            known = self.modes_at[star] = theta.copy(), emulator_modes(self.model, theta)
+        return known[1]
 
 
 def _usable(spectrum: Any) -> NDArray[np.bool_]:

@@ -38,8 +38,9 @@ COMMON = 0.5
 OUTLIER = 10.0
 #: of outliers that the mixture may expect
 LARGEST_FRACTION = 0.05
-#: principal components of the errors that together hold less of their square are left out
-NEGLIGIBLE = 0.01
+#: principal components of the errors that together hold less of their square are left out, and
+#: the others made to hold it
+NEGLIGIBLE = 0.05
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,8 @@ def emulator_modes(model: ForwardModel, theta: Array) -> Tensor | None:
     sample = emulator.errors.near(labels, emulator.labels)[:, model.pixels]
     squares, vectors = torch.linalg.eigh(sample @ sample.T)      # in rising order
     counts = squares.cumsum(0) > NEGLIGIBLE * squares.sum()
-    modes = (vectors[:, counts].T @ sample).float().to(emulator.device)
+    held = squares[counts].sum() / squares.sum()
+    modes = (vectors[:, counts].T @ sample / torch.sqrt(held)).float().to(emulator.device)
     return model.through(modes, at).double()
 
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from emulators import Emulator
+from stellarfit.at_rest import REMEMBERED
+from stellarfit.camera import refinement_for
 from stellarfit.doppler import log_shift
-from stellarfit.forward import REMEMBERED, refinement_for
 from stellarfit.parameters import make_parameters
 from tests.stellarfit.mocks import model_of
 
@@ -92,7 +93,7 @@ def test_a_batch_equals_its_stars_one_by_one(model, flux_and_jacobian):
 
 def refined(monkeypatch, factor):
     """Divide the rest-frame grid by `factor` more than the resolution asks for."""
-    monkeypatch.setattr("stellarfit.forward.refinement_for",
+    monkeypatch.setattr("stellarfit.camera.refinement_for",
                         lambda e, r, **kw: factor * refinement_for(e, r, **kw))
 
 
@@ -229,4 +230,4 @@ def test_remembered_spectra_are_those_of_each_star(lines) -> None:
     torch.testing.assert_close(model.flux(theta[:30]), expected[:30])
     mixed = torch.cat([theta[60:90], theta[:200]])  # some known, some forgotten, the old among them
     torch.testing.assert_close(model.flux(mixed), torch.cat([expected[60:90], expected[:200]]))
-    assert len(model._fluxes) == REMEMBERED
+    assert len(model.at_rest._fluxes) == REMEMBERED

@@ -231,7 +231,7 @@ class Emulator:
             scaled, ways = along(self.labels.scale)
             flux, tangents = transformer_tangents(
                 self.network, scaled.to(self.dtype), ways.transpose(0, 1).to(self.dtype),
-                wavelength, chunk=4096)
+                wavelength, chunk=8192)
             return flux, tangents.transpose(0, 1)
 
     def _tensor_of(self, labels: Mapping[str, Any]) -> Tensor:

@@ -7,11 +7,14 @@ Math. Comp. 19, 577, eq. 4.5): with d the step in typical sizes, f the flux and 
 derivatives per typical size,
 
     T <- T + d (f_new - f_old - T d) / |d|^2.
+
+All stars begin at one of a few templates (`search`), so derivatives there are kept for good.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -21,6 +24,9 @@ from emulators import Emulator
 
 #: spectra that are kept
 REMEMBERED = 256
+#: emulators, or grids or free labels of one, whose derivatives at first guesses are kept
+KEPT = 4
+_first: dict[tuple[str, str, bytes, bytes], dict[bytes, Tensor]] = {}
 #: steps shorter than this, in typical sizes, show nothing about derivatives above rounding
 SHORTEST = 0.02
 
@@ -65,16 +71,28 @@ class AtRest:
         #: by the number of a star
         self._derivatives: dict[int, Derivatives] = {}
 
+    @cached_property
+    def _lasting(self) -> dict[bytes, Tensor]:
+        """First derivatives, by labels, that all fits with this emulator and grid share."""
+        if not self.emulator.sha256:  # which an emulator has that was loaded, and does not change
+            return {}
+        key = (self.emulator.sha256, str(self.emulator.dtype), self.grid.cpu().numpy().tobytes(),
+               self.ways.cpu().numpy().tobytes())
+        if key not in _first:
+            for old in list(_first)[:max(0, len(_first) - KEPT + 1)]:
+                _first.pop(old, None)
+        return _first.setdefault(key, {})
+
     def flux(self, labels: Tensor) -> Tensor:
         """Return flux (n_spec, n_grid) of labels (n_spec, n_label), without gradients."""
-        keys = _keys(labels)
+        keys = keys_of(labels)
         found = {k: self._fluxes[k] for k in keys if k in self._fluxes}
         new = [i for i, k in enumerate(keys) if k not in found]
         if new:
             with torch.no_grad():
                 fluxes = self.emulator.flux(labels[new], self.grid)
             found.update(zip([keys[i] for i in new], fluxes, strict=True))
-            self._remember(found)
+            remember(self._fluxes, found)
         return torch.stack([found[k] for k in keys])
 
     def derivatives(
@@ -92,26 +110,43 @@ class AtRest:
             As in `stellarfit.forward.ForwardModel.jacobian`.
         """
         if not len(self.ways):
-            return labels.new_zeros(0, len(labels), len(self.grid))
+            return labels.new_zeros(0, len(labels), len(self.grid), dtype=self.emulator.dtype)
         known = {i: self._derivatives[n] for i, n in enumerate(stars) if n in self._derivatives}
         far = [i for i, place in enumerate(places) if i not in known
                or not float((known[i].origin - place).abs().max()) <= reach[i]]
-        if far:
-            flux, tangents = self.emulator.flux_and_tangents(labels[far], self.ways, self.grid)
-            self._remember(dict(zip(_keys(labels[far]), flux, strict=True)))
+        tangents = self._tangents(labels[far], [i not in known and bool(stars) for i in far])
         fluxes = self.flux(labels)
         now = {i: d.at(places[i], fluxes[i]) for i, d in known.items()}
-        now.update({i: Derivatives(places[i], places[i], fluxes[i], tangents[:, k].clone())
-                    for k, i in enumerate(far)})
+        now.update({i: Derivatives(places[i], places[i], fluxes[i], T)
+                    for i, T in zip(far, tangents, strict=True)})
         self._derivatives.update({n: now[i] for i, n in enumerate(stars)})
         return torch.stack([now[i].T for i in range(len(places))], 1)
 
-    def _remember(self, fluxes: dict[bytes, Tensor]) -> None:
-        """Keep fluxes (n_grid,) by labels, and forget the oldest of too many."""
-        self._fluxes.update({k: f.clone() for k, f in fluxes.items() if k not in self._fluxes})
-        for key in list(self._fluxes)[:max(0, len(self._fluxes) - REMEMBERED)]:
-            del self._fluxes[key]
+    def _tangents(self, labels: Tensor, lasts: Sequence[bool]) -> list[Tensor]:
+        """Return derivatives (n_way, n_grid) of each star, and keep those that last."""
+        keys = keys_of(labels)
+        found = {k: self._lasting[k] for k in keys if k in self._lasting}
+        new = [i for i, k in enumerate(keys) if k not in found]
+        if new:
+            flux, tangents = self.emulator.flux_and_tangents(labels[new], self.ways, self.grid)
+            remember(self._fluxes, {keys[i]: f for i, f in zip(new, flux, strict=True)})
+            found.update({keys[i]: t.clone() for i, t in zip(new, tangents.unbind(1), strict=True)})
+            self._lasting.update({keys[i]: found[keys[i]] for i in new
+                                  if lasts[i] and len(self._lasting) < REMEMBERED})
+        return [found[k] for k in keys]
+
+    def tell(self, labels: Tensor, fluxes: Tensor) -> None:
+        """Learn the flux (n_spec, n_grid) of labels from who knows it already."""
+        remember(self._fluxes, dict(zip(keys_of(labels), fluxes, strict=True)))
 
 
-def _keys(labels: Tensor) -> list[bytes]:
-    return [row.tobytes() for row in labels.detach().cpu().numpy()]
+def keys_of(rows: Tensor) -> list[bytes]:
+    """Return a key for each row of labels or parameters."""
+    return [row.tobytes() for row in rows.detach().cpu().numpy()]
+
+
+def remember(memory: dict[bytes, Tensor], fluxes: dict[bytes, Tensor]) -> None:
+    """Keep fluxes (n_pix,), and forget the oldest of too many."""
+    memory.update({k: f.clone() for k, f in fluxes.items() if k not in memory})
+    for key in list(memory)[:max(0, len(memory) - REMEMBERED)]:
+        del memory[key]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ from stellarfit.result import FitResult
 from stellarfit.weighting import LARGEST_FRACTION, Weighting
 
 Array = NDArray[np.float64]
-METHODS = {"lm": optimize.levenberg_marquardt, "adam": optimize.adam}
+METHODS: dict[str, Callable[..., optimize.Solution]] = {
+    "lm": optimize.levenberg_marquardt, "adam": optimize.adam}
 #: stars of a batch that are in memory together, some 60 MB each with many pixels
 AT_ONCE = 32
 
@@ -280,6 +281,8 @@ def _full_covariance(covariance: Array, slope: Array, own: Array) -> Array:
 NOTHING = 0.7
 #: an abundance is measured when the lowest one in the domain is worse by this much
 DETECTED = 9.0
+#: an abundance this many of its errors above the lowest is measured
+CLEARLY = 30.0
 
 
 def verdicts(problem: Problem, theta: Array, covariance: Array, i: int) -> dict[str, str]:
@@ -288,6 +291,7 @@ def verdicts(problem: Problem, theta: Array, covariance: Array, i: int) -> dict[
     ``no information``: its error is nearly what a uniform distribution over the emulator's
     domain has.  ``upper limit``: with the element as low as the domain allows, and all other
     parameters following along their correlation, chi-square rises by less than ``DETECTED``.
+    Nobody needs to ask where that lies `CLEARLY` away.
     """
     parameters = problem.model.parameters
     elements = [k for k, n in enumerate(parameters.names)
@@ -302,6 +306,9 @@ def verdicts(problem: Problem, theta: Array, covariance: Array, i: int) -> dict[
         name, prior = parameters.names[k], (high[k] - low[k]) ** 2 / 12.0
         if not variance[k] < NOTHING**2 * prior:
             found[name] = "no information"
+            continue
+        if theta[k] - low[k] > CLEARLY * np.sqrt(variance[k]):
+            found[name] = "measured"
             continue
         slope = np.where(np.isfinite(covariance[:, k]), covariance[:, k], 0.0) / variance[k]
         moved = theta + slope * (low[k] - theta[k])

@@ -25,7 +25,7 @@ from torch.func import jvp
 from emulators import Emulator
 from stellarfit import macroturbulence, rotation
 from stellarfit.arm import Arm
-from stellarfit.at_rest import AtRest
+from stellarfit.at_rest import AtRest, keys_of, remember
 from stellarfit.camera import Camera
 from stellarfit.doppler import SPEED_OF_LIGHT
 from stellarfit.interpolation import filtered, frequencies
@@ -85,6 +85,7 @@ class ForwardModel:
         self._scale = tensor(parameters.scale)
         ways = (self._A * self._scale).T[self._moves_labels]
         self.at_rest = AtRest(emulator, self.grid, ways)
+        self._fluxes: dict[bytes, Tensor] = {}
         vmac = SHARED.index("vmac")
         self._has_vmac = bool(parameters.stage_A[vmac].any() or parameters.stage_b[vmac])
 
@@ -131,11 +132,19 @@ class ForwardModel:
         return self.observe(rest, self.stages(theta))
 
     def flux(self, theta: Tensor) -> Tensor:
-        """Return what a call returns, without gradients, with the memory of `AtRest`."""
-        with torch.no_grad():
-            stages = self.stages(theta)
-            rest = self.at_rest.flux(self.labels(theta))
-            return self._seen(self._broadened(rest, stages), self._weights(stages, rest.dtype))
+        """Return what a call returns, without gradients, from memory where it is known."""
+        keys = keys_of(theta)
+        new = [i for i, k in enumerate(keys) if k not in self._fluxes]
+        found = {k: self._fluxes[k] for k in keys if k in self._fluxes}
+        if new:
+            with torch.no_grad():
+                stages = self.stages(theta[new])
+                rest = self.at_rest.flux(self.labels(theta[new]))
+                flux = self._seen(self._broadened(rest, stages),
+                                  self._weights(stages, rest.dtype))
+            found.update(zip([keys[i] for i in new], flux, strict=True))
+            remember(self._fluxes, found)
+        return torch.stack([found[k] for k in keys])
 
     def jacobian(
         self, theta: Tensor, *, stars: Sequence[int] = (), reach: Sequence[float] = ()
@@ -225,13 +234,13 @@ class ForwardModel:
         weights: Sequence[tuple[Tensor, Tensor]],
     ) -> None:
         """Add to a column (n_spec, n_pix) what velocities and resolutions along a direction do."""
-        parts = column.split([len(arm) for arm in self.arms], dim=-1)
+        parts = torch.split(column, [len(arm) for arm in self.arms], dim=-1)
         each = zip(parts, self.cameras, self._places(stages), self._places(direction), weights,
                    strict=True)
         for part, camera, place, moves, (index, _) in each:
             if any(moves):
-                def values(*place: Tensor, camera: Camera = camera) -> Tensor:
-                    return camera.weights(*place, broadened.dtype)[1]
+                def values(rv: Tensor, resolution: Tensor, camera: Camera = camera) -> Tensor:
+                    return camera.weights(rv, resolution, broadened.dtype)[1]
 
                 tangents = tuple(m.expand_as(p) for m, p in zip(moves, place, strict=True))
                 part += camera(broadened, index, jvp(values, place, tangents)[1], multiplied)

@@ -155,7 +155,7 @@ def chi_square(model: ForwardModel, data: Data, theta: Array, stars: NDArray[np.
 
 
 def levenberg_marquardt(
-    model: ForwardModel, data: Data, start: Array, *, max_iterations: int = 40,
+    model: ForwardModel, data: Data, start: Array, *, max_iterations: int = 60,
     tolerance: float = 1e-3, weigh: Weigh | None = None,
 ) -> Solution:
     """Minimise chi-square for all stars together.
@@ -206,7 +206,7 @@ def levenberg_marquardt(
         small = promise < tolerance * np.maximum(1.0, chi2[active] / np.maximum(1, n_good[active]))
         # A step made small by damping alone proves nothing.
         done = small & (damping[active] <= 1.0)
-        own = reach[active] == AT_THE_END
+        own = reach[active] <= AT_THE_END
         converged[active[done & own]] = True
         doubtful = active[done & ~own]
         moving, steps, promise = active[~done], steps[~done], promise[~done]
@@ -222,9 +222,10 @@ def levenberg_marquardt(
             reach[moving[better]] = ON_THE_WAY
             damping[moving] *= np.where(gained > 0.7, 0.2, np.where(gained > 0.2, 1.0, 5.0))
             damping[moving] = damping[moving].clip(1e-7, None)
-            failed = moving[~better]
-            doubtful = np.concatenate([doubtful, failed[reach[failed] != AT_THE_END]])
-        # Neither the end nor a step that failed is believed with derivatives of elsewhere.
+            # A step that failed may be the fault of derivatives of elsewhere, not of its length.
+            failed = moving[~better & (reach[moving] > 0)]
+            fresh[failed], reach[failed], damping[failed] = True, 0.0, damping[failed] / 5.0
+        # Nor are they believed at the end.
         fresh[doubtful], reach[doubtful] = True, AT_THE_END
         # No step of any length helps: the minimum to rounding.
         stuck = damping[active] > 1e8

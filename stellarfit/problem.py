@@ -278,10 +278,13 @@ def in_batches(
             modes = [search.modes([Pixels(s.flux, np.where(_usable(s), s.ivar, 0.0))
                                    for s in o.spectra]) for o in some]
         if len(seen) == 1:
-            yield _of_modes(emulator, parameters, some[0], modes[0], common)
+            problems = _of_modes(emulator, parameters, some[0], modes[0], common)
         else:
             stars = [Star(o, m, m[0][0]) for o, m in zip(some, modes, strict=True)]
-            yield [_problem(emulator, parameters, stars, common)]
+            problems = [_problem(emulator, parameters, stars, common)]
+        for problem in problems if start is None else ():
+            search.tell(problem.model)
+        yield problems
 
 
 def _of_modes(

@@ -32,6 +32,7 @@ from torch import Tensor
 from emulators import Emulator
 from stellarfit.arm import Arm
 from stellarfit.doppler import SPEED_OF_LIGHT
+from stellarfit.forward import ForwardModel
 from stellarfit.lsf import SIGMA_PER_FWHM
 from stellarfit.parameters import Parameters, stage_of
 from stellarfit.polytope import bounding_box, nearest
@@ -117,6 +118,12 @@ class Search:
         self.offset = parameters.stage_b[rows]
         self.lags = (1 if set(self.mover) == {-1}
                      else int(np.ceil(largest_rv / SPEED_OF_LIGHT / self.step)))
+
+    def tell(self, model: ForwardModel) -> None:
+        """Let a model, the emulator's, know the templates' spectra: its stars begin there."""
+        sharp = _sharp_templates(self.emulator, self.parameters, self.theta)
+        labels = model.labels(torch.as_tensor(self.theta, device=sharp.device))
+        model.at_rest.tell(labels, sharp[:, model.pixels].to(self.emulator.dtype))
 
     @cached_property
     def _spectra(self) -> dict[float, list[Array]]:

@@ -24,8 +24,9 @@ from emulators import Emulator
 
 #: spectra that are kept
 REMEMBERED = 256
-#: emulators, or grids or free labels of one, whose derivatives at first guesses are kept
-KEPT = 4
+#: emulators, or grids or free labels of one, whose derivatives at first guesses are kept, and
+#: how many of those, a megabyte each at most
+KEPT, LASTING = 4, 64
 _first: dict[tuple[str, str, bytes, bytes], dict[bytes, Tensor]] = {}
 #: steps shorter than this, in typical sizes, show nothing about derivatives above rounding
 SHORTEST = 0.02
@@ -132,7 +133,7 @@ class AtRest:
             remember(self._fluxes, {keys[i]: f for i, f in zip(new, flux, strict=True)})
             found.update({keys[i]: t.clone() for i, t in zip(new, tangents.unbind(1), strict=True)})
             self._lasting.update({keys[i]: found[keys[i]] for i in new
-                                  if lasts[i] and len(self._lasting) < REMEMBERED})
+                                  if lasts[i] and len(self._lasting) < LASTING})
         return [found[k] for k in keys]
 
     def tell(self, labels: Tensor, fluxes: Tensor) -> None:

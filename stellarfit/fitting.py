@@ -189,13 +189,13 @@ def minimise(problem: Problem, method: str = "lm") -> tuple[Problem, optimize.So
     Errors of emulator and calibration, outliers, jitter and colours depend on the star: they
     are taken anew as it moves.  The problem that is returned holds them.
     """
+
     def weigh(theta: Array, stars: NDArray[np.int64]) -> optimize.Data:
         nonlocal problem
         problem = problem.at(theta, stars)
         return problem.data
 
-    solution = METHODS[method](problem.model, problem.data, _best_starts(problem),
-                               weigh=weigh if problem.adapts else None)
+    solution = METHODS[method](problem.model, problem.data, _best_starts(problem), weigh=weigh)
     return problem, solution
 
 

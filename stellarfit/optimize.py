@@ -276,7 +276,6 @@ def adam(
     stars = np.arange(len(theta))
     everyone = _index(model, stars)
     unit = torch.as_tensor(scale, device=model.emulator.device)
-    rows, values = (torch.as_tensor(x, device=unit.device) for x in (data.P, data.p))
     scaled = (_tensor(model, theta) / unit).requires_grad_()
     optimiser = torch.optim.Adam([scaled], lr=learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
@@ -286,6 +285,7 @@ def adam(
         if weigh is not None and step % max(1, steps // WEIGHED) == 0:
             data = weigh(at.detach().cpu().numpy(), stars)
             best_chi2[:] = np.inf  # of other weights
+        rows, values = (torch.as_tensor(x, device=unit.device) for x in (data.P, data.p))
         prior = ((rows @ at.unsqueeze(-1)).squeeze(-1) - values) ** 2
         chi2 = data.project(model(at), everyone).chi2 + prior.sum(-1)
         now = at.detach().cpu().numpy()

@@ -22,7 +22,7 @@ from stellarfit.forward import ForwardModel
 from stellarfit.noise import Noise
 from stellarfit.observation import FEWEST_PIXELS, Observation, concatenated, observe
 from stellarfit.parameters import Parameters, make_parameters, stage_of
-from stellarfit.priors import Colour, Prior, Uniform, as_prior
+from stellarfit.priors import Prior, Uniform, as_prior
 from stellarfit.result import FitResult
 from stellarfit.search import Pixels, Search, Start
 from stellarfit.weighting import (
@@ -105,16 +105,6 @@ class Problem:
     def used(self) -> NDArray[np.bool_]:
         """Pixels that enter, (n_star, n_pix)."""
         return np.asarray(self.data.used.cpu().numpy())
-
-    @property
-    def adapts(self) -> bool:
-        """Whether noise or priors depend on the star that is found."""
-        how = self.weighting
-        return bool(
-            (how.emulator_error and self.model.emulator.errors is not None) or how.jitter
-            or how.robust or self.calibration is not None
-            or any(isinstance(p, Colour) for p in self.priors.values())
-        )
 
     def at(self, theta: Array, stars: NDArray[np.int64] | None = None) -> Problem:
         """Return the problem with priors and noise of some stars as they are at theta.

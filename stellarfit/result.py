@@ -71,7 +71,7 @@ class ArmFit:
         return self.spectrum.flux
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class FitResult:
     """Labels of a star, their errors, and all that is needed to judge them.
 
@@ -216,6 +216,9 @@ class FitResult:
         """Robust scatter of (flux - model) / continuum over the pixels used."""
         flux = np.concatenate([s.flux for s in self.spectra])
         return relative_scatter(flux, self.model, self.continuum, self.used)
+
+    def __repr__(self) -> str:
+        return self.summary()
 
     def summary(self, truth: dict[str, float] | None = None) -> str:
         """Return the result as a text to read.

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from emulators import Emulator
-from stellarfit.at_rest import REMEMBERED
 from stellarfit.camera import refinement_for
 from stellarfit.doppler import log_shift
 from stellarfit.parameters import make_parameters
@@ -216,18 +215,3 @@ def test_what_an_emulators_own_spectra_are_broadened_by_is_not_done_twice(lines)
     assert (sharp - ours).abs().max() < 1e-3
     with pytest.raises(ValueError, match=r"R = 40000: it cannot show .* R = 60000 sees"):
         make(broad, free=free, resolution=60_000.0)
-
-
-def test_remembered_spectra_are_those_of_each_star(lines) -> None:
-    parameters = make_parameters(lines.labels, lines.domain, free=["teff", "logg"],
-                                 fixed={"vmic": 1.0, "rv": 0.0, "vsini": 3.0}, resolution=20_000)
-    model = model_of(lines, parameters, np.linspace(5170.0, 5190.0, 120), resolution=20_000)
-    rng = np.random.default_rng(0)
-    theta = torch.as_tensor(rng.uniform([4500, 3.5], [6000, 4.5], (REMEMBERED + 60, 2)))
-    with torch.no_grad():
-        expected = model(theta)
-    torch.testing.assert_close(model.flux(theta), expected)
-    torch.testing.assert_close(model.flux(theta[:30]), expected[:30])
-    mixed = torch.cat([theta[60:90], theta[:200]])  # some known, some forgotten, the old among them
-    torch.testing.assert_close(model.flux(mixed), torch.cat([expected[60:90], expected[:200]]))
-    assert len(model.at_rest._fluxes) == REMEMBERED

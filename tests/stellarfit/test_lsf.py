@@ -10,7 +10,16 @@ import torch
 from scipy.special import erf
 
 from stellarfit.doppler import SPEED_OF_LIGHT
-from stellarfit.lsf import REACH, SIGMA_PER_FWHM, LineSpread, cumulative, pixel_edges, sigma_of
+from stellarfit.lsf import (
+    REACH,
+    SIGMA_PER_FWHM,
+    LineSpread,
+    cumulative,
+    gathered,
+    multiplied,
+    pixel_edges,
+    sigma_of,
+)
 
 START = math.log(5160.0)
 
@@ -288,3 +297,13 @@ def test_each_pixel_may_have_a_resolution_of_its_own():
     for part, r in ((slice(None, half), 15_000.0), (slice(half, None), 40_000.0)):
         alone = spread(flux, shift, sigma_of(torch.tensor([r])))[0]
         torch.testing.assert_close(mixed[part], alone[part])
+
+
+def test_the_sparse_product_is_the_sum_over_the_band() -> None:
+    rng = np.random.default_rng(1)
+    spread = make(pixels(1e-3, 4e-3, 2e-5), 20_000.0, 1e-5)
+    flux = torch.as_tensor(1 - 0.3 * rng.uniform(size=(2, 3, spread.n_grid)))
+    shift = torch.tensor([0.0, 1e-4, -3e-3], dtype=torch.float64)     # the last beyond the grid
+    weights = spread.weights(shift, sigma_of(torch.tensor([2e4, 3e4, 2e4])), flux.dtype)
+    torch.testing.assert_close(multiplied(flux, *weights), gathered(flux, *weights))
+    torch.testing.assert_close(multiplied(flux[0], *weights), gathered(flux[0], *weights))

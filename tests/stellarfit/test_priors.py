@@ -79,6 +79,18 @@ def test_a_prior_combines_with_the_spectrum_as_two_measurements_do(star, lines) 
     assert both.errors["logg"] == pytest.approx(error / np.sqrt(2), rel=0.1)
 
 
+@pytest.mark.parametrize("how", [
+    pytest.param({"emulator_error": False, "jitter": False, "robust": False}, id="noise as given"),
+    pytest.param({"method": "adam"}, id="adam"),
+])
+def test_a_prior_counts_however_stars_are_fitted(star, lines, how) -> None:
+    free = fit(star, lines)
+    value = free.labels["logg"] - 0.5
+    held = stellarfit.fit(star, resolution=20_000, emulator=lines, free=FREE, fixed=FIXED,
+                          priors={"logg": Gaussian(value, 1e-4)}, **how)
+    assert held.labels["logg"] == pytest.approx(value, abs=1e-3)
+
+
 def test_a_uniform_prior_is_a_limit(star, lines) -> None:
     result = fit(star, lines, teff=Uniform(4500.0, 5000.0))
     assert 4500.0 <= result.labels["teff"] <= 5000.1

@@ -39,7 +39,8 @@ FREE = (*LABELS, "rv", "vsini")
 #: flags that warn a user off a number
 WARNINGS = {"NOT_CONVERGED", "POOR_FIT", "MODEL_LIMITED", "UNCONSTRAINED", "LOW_SNR",
             "AMBIGUOUS_RV", "EDGE_OF_DOMAIN", "PRIOR_RANGE_OF_RV", "NO_INFORMATION",
-            "UPPER_LIMIT", "LITTLE_COVERAGE", "MANY_OUTLIERS"}
+            "UPPER_LIMIT", "LITTLE_COVERAGE", "MANY_OUTLIERS", "EMULATOR_LIMITED",
+            "STAGE_AT_LIMIT"}
 #: sigma beyond which a label is called a failure
 FAILURE = 6.0
 

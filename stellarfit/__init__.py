@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from stellarfit.readers import read, read_all
     from stellarfit.result import FitResult, load_result
     from stellarfit.sampling import Posterior, sample
-    from stellarfit.spectrum import Spectrum
+    from stellarfit.spectrum import Spectrum, from_specutils
 
 __all__ = [
     "Calibration", "FitResult", "Flag", "Instrument", "Posterior", "Spectrum",
-    "calibrate", "fit", "fit_batch", "load_calibration", "load_result", "read",
+    "calibrate", "fit", "fit_batch", "from_specutils", "load_calibration", "load_result", "read",
     "read_all", "sample",
 ]
 
@@ -32,7 +32,7 @@ _HOMES = {
     "Instrument": "instrument",
     "Posterior": "sampling", "Spectrum": "spectrum", "fit": "fitting",
     "calibrate": "calibration", "fit_batch": "fitting", "load_calibration": "calibration",
-    "load_result": "result", "read": "readers",
+    "from_specutils": "spectrum", "load_result": "result", "read": "readers",
     "read_all": "readers", "sample": "sampling",
 }
 

@@ -9,6 +9,7 @@ import json
 import logging
 import math
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -140,6 +141,7 @@ def fit_command(
     stellarfit fit blue.fits red.fits --together -R 20000,28000
     """
     options = _settle(files[:1] if together else files, options, threads, verbose)
+    _make_folder(output)
     known = _truth(truth) if truth else None
 
     def one(star: Any, stem: str) -> dict[str, Any]:
@@ -187,6 +189,7 @@ def calibrate_command(
     """
     import stellarfit
 
+    _make_folder(output.parent)
     try:
         mask, result = stellarfit.calibrate(file, labels=labels, free=tuple(free),
                                             **_given(options))
@@ -215,6 +218,7 @@ def sample_command(
     stellarfit sample sun.fits --instrument harps --max-steps 2000 -o out
     """
     options = _settle(files[:1] if together else files, options, threads, verbose)
+    _make_folder(output)
 
     def one(star: Any, stem: str) -> dict[str, Any]:
         import numpy as np
@@ -239,6 +243,17 @@ def sample_command(
                 "flags": posterior.fit.flags, "provenance": posterior.fit.provenance}
 
     _each(files, one, as_json, medium=medium, together=together, targets=targets)
+
+
+def _make_folder(folder: Path) -> None:
+    """Make the folder of the results, or say that it cannot be, before anything is computed."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise click.ClickException(
+            f"cannot write into '{folder}': {error.strerror or error}") from error
 
 
 def _truth(path: Path) -> dict[str, float]:

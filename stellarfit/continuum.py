@@ -63,6 +63,8 @@ class Chebyshev:
         if not 0 <= self.degree <= HIGHEST_DEGREE:
             raise ValueError(f"the continuum's degree is {self.degree}; "
                              f"expected 0 to {HIGHEST_DEGREE}")
+        if not all(math.isfinite(b) for b in self.breaks):
+            raise ValueError(f"the continuum breaks at {self.breaks}; expected wavelengths in Å")
 
     def terms(self, wavelength: Array, window: tuple[float, float]) -> Array:
         """Return T_k(x) of each piece, x the wavelength scaled to [-1, 1] across it."""
@@ -129,9 +131,16 @@ def as_continuum(value: int | str | Continuum) -> Continuum:
         For anything but a degree, ``chebyshev:DEGREE[:BREAK...]``, ``spline:SPACING`` or
         ``normalised``.
     """
-    if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
+    if isinstance(value, (Chebyshev, Spline, Normalised)):
+        return value
+    if isinstance(value, (int, float, np.number)) and not isinstance(value, bool):
+        if value != int(value):
+            raise ValueError(f"the continuum's degree is {value}; expected a whole number")
         return Chebyshev(int(value))
     if not isinstance(value, str):
+        if not callable(getattr(value, "terms", None)):
+            raise ValueError(f"{value!r} is no continuum; expected a degree, its spelling or a "
+                             "Chebyshev, Spline or Normalised of stellarfit.continuum")
         return value  # type: ignore[return-value]
     kind, *numbers = value.split(":")
     try:

@@ -170,17 +170,20 @@ def best_of(
     """Return the problem whose minimum is the lowest, solved, and the gap to the runner-up.
 
     The gap, per star, is the difference of chi-square between the best velocity and the
-    next: of fits where several were tried, else of templates.
+    next: of fits where several were tried, else of templates; negative where a better one
+    could not be fitted.
     """
-    first = problems[0]
-    gap = np.array([s.modes[0][0].gain - s.modes[1][0].gain if len(s.modes) > 1 else np.inf
-                    for s in first.stars])
     solved = [minimise(p, method) for p in problems]
-    if len(solved) == 1:
-        return *solved[0], gap
     chi2 = [p.given_chi2(s.theta, np.all([q.used for q in problems], axis=0)) for p, s in solved]
-    order = np.argsort(np.ravel(chi2))
-    return *solved[int(order[0])], chi2[int(order[1])] - chi2[int(order[0])]
+    order = np.argsort(np.ravel(chi2)) if len(solved) > 1 else [0]
+    problem, solution = solved[int(order[0])]
+    tried = {id(p.stars[0].start) for p in problems}
+    gap = np.array([star.start.gain - max(
+        (m[0].gain for m in star.modes if m[0] is not star.start and id(m[0]) not in tried),
+        default=-np.inf) for star in problem.stars])
+    if len(solved) > 1:
+        gap = np.minimum(gap, chi2[int(order[1])] - chi2[int(order[0])])
+    return problem, solution, gap
 
 
 def minimise(problem: Problem, method: str = "lm") -> tuple[Problem, optimize.Solution]:
@@ -221,6 +224,7 @@ def conclude(
     chi2 = solved.chi2.cpu().numpy()
     coefficients, own = (x.cpu().numpy() for x in (solved.coefficients, solved.covariance))
     gaps = np.full(len(problem.stars), np.inf) if runner_up is None else runner_up
+    problem.extra["emulator_share"] = problem.emulator_share(solution)
     results = []
     for i in range(len(problem.stars)):
         results.append(_result(
@@ -349,7 +353,8 @@ def _flags(
         (Flag.POOR_FIT, excess > 3.0 and scatter > min(0.04, 0.5 * depth)),
         (Flag.MODEL_LIMITED, excess > max(1.2, 1.0 + 5.0 * chi2_scatter)),
         (Flag.NOISE_ESTIMATED, any(s.noise_estimated for s in spectra)),
-        (Flag.BEYOND_TRAINING_SAMPLING, problem.model.refinement > 1),
+        (Flag.BEYOND_TRAINING_SAMPLING, any(
+            c.refinement > 1 and c.arm.matrix is None for c in problem.model.cameras)),
         (Flag.UNCONSTRAINED, unconstrained),
         (Flag.LOW_SNR, result.snr < 10.0),
         (Flag.MEDIUM_OVERRULED, any("medium_overruled" in s.meta for s in spectra)),
@@ -361,6 +366,8 @@ def _flags(
         (Flag.MANY_OUTLIERS, outliers > 0.99 * LARGEST_FRACTION),
         (Flag.LARGE_JITTER, jitter > 1.0 / max(result.snr, 1e-9)),
         (Flag.PRIOR_TENSION, bool((np.abs(residual) > 3.0).any())),
+        (Flag.EMULATOR_LIMITED, problem.extra["emulator_share"][i] > 0.5),
+        (Flag.STAGE_AT_LIMIT, any(stage_of(n) not in (None, "rv") for n in at_limit)),
     ) if raised))
 
 

@@ -60,13 +60,38 @@ class Instrument:
                     f"expected wavelength / FWHM between {LOWEST:g} and {HIGHEST:g}"
                 )
         wavelength = [w for w, _ in self.table]
-        if any(b <= a for a, b in pairwise(wavelength)):
+        if not np.isfinite(wavelength).all() or any(b <= a for a, b in pairwise(wavelength)):
             raise ValueError("the wavelengths of a table of resolution must increase")
-        if abs(self.h3) > 0.3 or abs(self.h4) > 0.3:
+        # Chained, so that what is no number is refused as well.
+        if not (abs(self.h3) <= 0.3 and abs(self.h4) <= 0.3 and self._lowest >= -0.1):
             raise ValueError(
                 f"h3 = {self.h3:g}, h4 = {self.h4:g}: no line-spread function is so far from a "
-                "Gaussian; expected both between -0.3 and 0.3"
+                "Gaussian; expected both between -0.3 and 0.3, and a profile that is nowhere "
+                "negative by more than a tenth of its peak"
             )
+
+    @property
+    def _lowest(self) -> float:
+        """Lowest value of the profile in units of its highest."""
+        x = np.linspace(-6.0, 6.0, 1201)
+        h3 = (2.0 * np.sqrt(2.0) * x**3 - 3.0 * np.sqrt(2.0) * x) / np.sqrt(6.0)
+        h4 = (4.0 * x**4 - 12.0 * x**2 + 3.0) / np.sqrt(24.0)
+        profile = np.exp(-0.5 * x**2) * (1.0 + self.h3 * h3 + self.h4 * h4)
+        return float(profile.min() / profile.max())
+
+    def check(self, wavelength: NDArray[np.float64]) -> None:
+        """Refuse a table of other wavelengths (Angstrom) than those of a spectrum.
+
+        Raises
+        ------
+        ValueError
+        """
+        if self.table and not (self.table[0][0] <= wavelength[-1]
+                               and self.table[-1][0] >= wavelength[0]):
+            raise ValueError(
+                f"the resolution of '{self.name}' is known at {self.table[0][0]:g}-"
+                f"{self.table[-1][0]:g} Å, but wavelengths run {wavelength[0]:.0f}-"
+                f"{wavelength[-1]:.0f} Å: is the table in Å?")
 
     @property
     def gaussian(self) -> bool:
@@ -109,9 +134,13 @@ def from_file(path: str | Path) -> Instrument:
     if not path.is_file():
         raise FileNotFoundError(f"no table of resolution at '{path}'")
     try:
-        columns = np.loadtxt(path, delimiter="," if "," in path.read_text() else None, ndmin=2)
+        text = path.read_text()
+        columns = np.loadtxt(text.splitlines(), delimiter="," if "," in text else None,
+                             ndmin=2) if text.strip() else np.empty((0, 2))
     except ValueError as error:
         raise ValueError(f"'{path}' is no table of resolution: {error}") from error
+    if columns.size == 0:
+        raise ValueError(f"'{path}' is empty; expected columns of wavelength (Å) and R")
     if columns.shape[1] != 2:
         raise ValueError(f"'{path}' has {columns.shape[1]} columns; expected wavelength (Å) and R")
     return tabulated(path.stem, [(w, r) for w, r in columns], str(path.name))
@@ -126,16 +155,18 @@ PRESETS = {
         Instrument("feros", 48_000, "Kaufer et al. 1999, The Messenger 95, 8"),
         Instrument("gaia-eso-uves580", 47_000, "Sacco et al. 2014, A&A 565, A113"),
         Instrument("uves", 40_000, "1 arcsec slit; Dekker et al. 2000, SPIE 4008, 534"),
-        Instrument("hectochelle-rv31", 32_000, "Szentgyorgyi et al. 2011, PASP 123, 1188"),
+        Instrument("hectochelle-rv31", 32_000, "H3: Conroy et al. 2019, ApJ 883, 107"),
         Instrument("galah", 28_000, "De Silva et al. 2015, MNRAS 449, 2604"),
         Instrument("apogee", 22_500, "Majewski et al. 2017, AJ 154, 94"),
         Instrument("weave-hr", 20_000, "Jin et al. 2024, MNRAS 530, 2688"),
-        Instrument("gaia-eso-hr10", 19_800, "Randich et al. 2013, The Messenger 154, 47"),
+        Instrument("gaia-eso-hr10", 19_800,
+                   "until early 2015, 21,500 since; Gilmore et al. 2022, A&A 666, A120"),
         Instrument("lamost-mrs", 7_500, "Liu et al. 2020, arXiv:2005.07210"),
         tabulated("desi", ((3600, 2000), (5550, 3200), (5650, 3300), (6560, 4100), (7550, 4300),
                            (9800, 5500)), "DESI Collaboration 2022, AJ 164, 207"),
-        tabulated("sdss", ((3800, 1850), (9200, 2200)), _SMEE),
-        tabulated("boss", ((3600, 1560), (6000, 2270), (6001, 1850), (9000, 2650)), _SMEE),
+        tabulated("sdss", ((3800, 1500), (9000, 2500)),
+                  "documentation of SDSS data release 8; its spectra bring their own"),
+        tabulated("boss", ((3700, 1560), (6000, 2270), (6001, 1850), (9000, 2650)), _SMEE),
         Instrument("lamost-lrs", 1_800, "Zhao et al. 2012, RAA 12, 723"),
     )
 }
@@ -151,17 +182,28 @@ def instrument_for(
     ValueError
         When neither or both are given, and for an unknown name, listing the presets.
     """
-    if (instrument is None) == (resolution is None):
+    if instrument is not None and resolution is not None:
+        raise ValueError("got both instrument= and resolution= (--instrument, --resolution); "
+                         "give the one you trust")
+    if instrument is None and resolution is None:
         raise ValueError(
             "say either instrument= or resolution= (--instrument, --resolution; R = wavelength / "
             f"FWHM): the width of lines is not known without it; instruments: {', '.join(PRESETS)}"
         )
     if resolution is not None:
-        return Instrument(f"R = {resolution:g}", float(resolution))
+        try:
+            value = float(resolution)
+        except (TypeError, ValueError):
+            raise ValueError(f"resolution is {resolution!r}; expected a number, wavelength / "
+                             "FWHM") from None
+        return Instrument(f"R = {value:g}", value)
     if isinstance(instrument, Instrument):
         return instrument
     if str(instrument) in PRESETS:
         return PRESETS[str(instrument)]
     if Path(str(instrument)).is_file():
         return from_file(str(instrument))
+    if {"/", "."} & set(str(instrument)):
+        raise FileNotFoundError(f"no table of resolution at '{instrument}', and no instrument of "
+                                f"that name; instruments: {', '.join(PRESETS)}")
     raise unknown_names([str(instrument)], list(PRESETS), what="instrument")

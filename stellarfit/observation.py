@@ -20,6 +20,7 @@ from stellarfit.arm import Arm
 from stellarfit.continuum import Continuum, as_continuum
 from stellarfit.doppler import SPEED_OF_LIGHT
 from stellarfit.instrument import Instrument, instrument_for, tabulated
+from stellarfit.parameters import OF_ARMS
 from stellarfit.readers import read
 from stellarfit.spectrum import Spectrum, from_specutils
 
@@ -45,6 +46,17 @@ class Observation:
     spectra: tuple[Spectrum, ...]
     arms: tuple[Arm, ...]
     left_out: dict[str, str]
+
+    def own(self, named: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what was said of parameters, by name, as it stands for the arms that are left.
+
+        What belongs to an arm that is left out is left out with it; the only one left has the
+        star's velocity.
+        """
+        gone = {f"{stage}_{arm}" for stage in OF_ARMS for arm in self.left_out}
+        only = {f"{stage}_{self.arms[0].name}": stage for stage in OF_ARMS
+                if len(self.arms) == 1 and self.arms[0].name}
+        return {only.get(n, n): v for n, v in named.items() if n not in gone}
 
     @property
     def name(self) -> str:
@@ -80,17 +92,19 @@ def observe(
     spectra, arms, left_out = [], [], {}
     for name, one, its_instrument, its_resolution, its_continuum in zip(
             given, given.values(), *each, strict=True):
-        whole = as_spectrum(one, flux, **options)
         try:
-            cut = overlap(whole, emulator)
+            cut = overlap(as_spectrum(one, flux, **options), emulator)
         except ValueError as error:
             if len(given) == 1:
                 raise
             left_out[name] = str(error)
             continue
         known = _instrument(cut, its_instrument, its_resolution)
+        known.check(cut.wavelength)
         arms.append(Arm(cut.wavelength, known, _continuum(its_continuum),
-                        name if len(given) > 1 else "", cut.matrix))
+                        name if len(given) > 1 else "",
+                        # What the user says of the instrument takes the place of the file's word.
+                        cut.matrix if its_instrument is its_resolution is None else None))
         spectra.append(cut)
     if not arms:
         raise ValueError("none of the arms can be fitted: "
@@ -105,12 +119,22 @@ def as_spectrum(spectrum: Any, flux: Any = None, **options: Any) -> Spectrum:
             raise ValueError("a Spectrum brings its own flux, medium and errors; give nothing else")
         return spectrum
     if isinstance(spectrum, (str, Path)):
-        return read(spectrum, **options)
+        return read(spectrum, **_known(options, ("medium", "format", "hdu"), "a file"))
     if hasattr(spectrum, "spectral_axis"):
-        return from_specutils(spectrum, **options)
+        return from_specutils(spectrum, **_known(options, ("medium",), "a specutils Spectrum"))
     if flux is None:
         raise ValueError("wavelengths without fluxes: call fit(wavelength, flux, ...)")
-    return Spectrum(spectrum, flux, **options)
+    return Spectrum(spectrum, flux, **_known(
+        options, ("ivar", "uncertainty", "mask", "medium", "name", "meta"),
+        "arrays"))
+
+
+def _known(options: dict[str, Any], valid: Sequence[str], what: str) -> dict[str, Any]:
+    """Return options that go with a spectrum of some kind, or say which do not exist."""
+    if wrong := [n for n in options if n not in valid]:
+        raise ValueError(f"unknown option {', '.join(wrong)}: with {what} a fit takes "
+                         f"{', '.join(valid)}, and what help(stellarfit.fit) lists")
+    return options
 
 
 def overlap(spectrum: Spectrum, emulator: Emulator) -> Spectrum:
@@ -175,12 +199,17 @@ def _for_each(what: str, value: Any, names: Sequence[str]) -> list[Any]:
     """Return one value for each arm."""
     if isinstance(value, Mapping):
         if wrong := [n for n in value if n not in names]:
+            if names == [""]:
+                raise ValueError(f"{what} is given by name, but a single spectrum has no arms")
             raise ValueError(f"{what} is given for {', '.join(map(repr, wrong))}; "
                              f"the arms are {', '.join(map(repr, names))}")
         return [value.get(n) for n in names]
     if isinstance(value, (list, tuple)):
         if len(value) != len(names):
-            raise ValueError(f"got {len(value)} of {what} for {len(names)} spectra")
+            raise ValueError(
+                f"got {len(value)} of {what} for {len(names)} spectra of a star"
+                + (": several of one star are fitted together as a list (--together)"
+                   if len(names) == 1 else ""))
         return list(value)
     return [value] * len(names)
 

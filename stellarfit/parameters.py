@@ -235,6 +235,9 @@ def make_parameters(
         without a value; and limits that nothing satisfies.
     """
     fixed, tied = dict(fixed or {}), dict(tied or {})
+    for name, value in fixed.items():
+        if not (isinstance(value, (int, float, np.number)) and np.isfinite(value)):
+            raise ValueError(f"{name} is fixed at {value!r}; expected a finite number")
     elements = [n for n in labels.names if is_abundance(n) and n != "fe_h"]
     arms = dict(arms or {"": resolution})
     stages = stages_of(tuple(arms))

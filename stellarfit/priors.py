@@ -52,8 +52,9 @@ class Uniform:
     high: float
 
     def __post_init__(self) -> None:
-        if not self.low < self.high:
-            raise ValueError(f"a uniform prior needs low < high, got {self.low} and {self.high}")
+        if not -math.inf < self.low < self.high < math.inf:
+            raise ValueError(f"a uniform prior needs finite numbers, low < high, got {self.low} "
+                             f"and {self.high}")
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,10 @@ class Colour:
             raise ValueError(f"a colour is a prior on teff, not on {name}")
         fe_h = labels.get("fe_h", 0.0)
         dwarf, giant = RELATIONS[self.colour]
-        relation = giant if labels.get("logg", 4.5) < GIANT else dwarf
+        low, high = dwarf.colours
+        # Where the dwarfs' relation does not reach, that of the giants is the nearest to it.
+        cool = labels.get("logg", 4.5) < GIANT or not low <= self.value <= high
+        relation = giant if cool else dwarf
         by_colour, by_iron = relation.slopes(self.value, fe_h)
         sigma = math.hypot(relation.scatter, by_colour * self.error)
         value = relation.temperature(self.value, fe_h) - by_iron * fe_h
@@ -147,8 +151,11 @@ def as_prior(text: str | Prior) -> Prior:
     ValueError
         For anything else, and numbers that make no prior.
     """
-    if not isinstance(text, str):
+    if isinstance(text, (Gaussian, Uniform, Colour)):
         return text
+    if not isinstance(text, str):
+        raise ValueError(f"{text!r} is no prior; expected a Gaussian, Uniform or Colour of "
+                         "stellarfit.priors, or its spelling")
     kind, *words = text.split(":")
     try:
         numbers = [float(w) for w in words]

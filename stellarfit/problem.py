@@ -186,6 +186,34 @@ class Problem:
                       self.weighting.correlation)
         return noise.with_modes(together) if together else noise, found
 
+    def emulator_share(self, solution: optimize.Solution) -> Array:
+        """Return the emulator's part of the variance of a label, (n_star,), of the worst one.
+
+        That is 1 - s^2 / S^2, with S the error of a label and s what it would be with the other
+        noise alone.
+        """
+        n_star = len(solution.theta)
+        moved = np.flatnonzero((self.model.parameters.A != 0).any(axis=0))
+        if not self.modes_at or not len(moved):
+            return np.zeros(n_star)
+        ivar = self._given[1]
+        continuum = self.solve(solution.theta)[1].continuum.cpu().numpy()
+        jitter = self.extra.get("jitter", np.zeros(n_star))[:, None] * continuum
+        variance = np.divide(1.0, ivar, out=np.full_like(ivar, np.inf), where=ivar > 0) + jitter**2
+        other = Noise(torch.as_tensor(variance**-0.5, device=self.data.flux.device),
+                      self.weighting.correlation)
+        stars = np.arange(n_star)
+        bare = optimize.normal_equations(
+            self.model, replace(self.data, noise=other), solution.theta, stars,
+            np.full(n_star, optimize.AT_THE_END))[2]
+        shares = []
+        for information in zip(bare, solution.information, strict=True):
+            s, total = (np.diag(optimize.covariance(i, self.model.parameters.scale)[0])[moved]
+                        for i in information)
+            known = np.isfinite(total) & np.isfinite(s) & (total > 0)
+            shares.append(max(1.0 - s[known] / total[known], default=0.0))
+        return np.array(shares)
+
     @cached_property
     def _given(self) -> tuple[Array, Array]:
         """Flux and ivar (n_star, n_pix) as given, ivar 0 where a pixel does not count."""
@@ -232,12 +260,19 @@ def in_batches(
     All spectra are read and checked before the first.
     """
     if not isinstance(emulator, Emulator):
+        if not isinstance(emulator, (str, Path)):
+            raise ValueError(f"emulator is {type(emulator).__name__}; expected a name, a path or "
+                             "an Emulator")
         emulator = emulators.load(emulator)
-    seen = [observe(s, flux, emulator=emulator, **observing) for s in spectra]
+    seen = [_seen(k, len(spectra), s, flux, emulator=emulator, **observing)
+            for k, s in enumerate(spectra)]
     arms = seen[0].arms
     for other in seen[1:]:
         _same_pixels(seen[0], other)
-    given = {n: as_prior(p) for n, p in (priors or {}).items()}
+    free = [n.strip() for n in free.split(",")] if isinstance(free, str) else free
+    free = None if free is None else list(seen[0].own(dict.fromkeys(free)))
+    fixed, tied = seen[0].own(_mapping("fixed", fixed)), seen[0].own(_mapping("tied", tied))
+    given = {n: as_prior(p) for n, p in seen[0].own(_mapping("priors", priors)).items()}
     parameters = make_parameters(
         emulator.labels, emulator.domain, free=free, fixed=fixed, tied=tied,
         arms={a.name: a.instrument.resolution for a in arms},
@@ -245,7 +280,12 @@ def in_batches(
     if isinstance(calibration, (str, Path)):
         calibration = load_calibration(calibration)
     if calibration is not None:
+        if not isinstance(calibration, Calibration):
+            raise ValueError(f"calibration is {type(calibration).__name__}; expected a path or "
+                             "what stellarfit.calibrate returned")
         calibration.check(emulator)
+    if start is not None and not isinstance(start, FitResult):
+        raise ValueError(f"start is {type(start).__name__}; expected a FitResult")
     search = Search(emulator, parameters, arms, seed=seed)
     provenance = {
         "emulator": emulator.identity, "emulator_sha256": emulator.sha256,
@@ -275,6 +315,26 @@ def in_batches(
         for problem in problems if start is None else ():
             search.tell(problem.model)
         yield problems
+
+
+def _seen(k: int, count: int, *args: Any, **options: Any) -> Observation:
+    """Return a star as observed; where there are many, an error says which."""
+    try:
+        return observe(*args, **options)
+    except ValueError as error:
+        if count == 1:
+            raise
+        raise ValueError(f"spectrum {k + 1} of {count}: {error}") from error
+
+
+def _mapping(what: str, given: Any) -> dict[str, Any]:
+    """Return what was given by name as a dict."""
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise ValueError(f"{what} is {given!r}; expected names and values, "
+                         f"{what}={{'NAME': ...}}")
+    return dict(given)
 
 
 def _of_modes(
@@ -323,6 +383,7 @@ def _problem(
             raise ValueError(
                 f"only {n_good} usable pixels of '{star.observation.name or 'the spectrum'}' fall "
                 f"on emulator '{emulator.name}': too few to fit {len(parameters)} parameters"
+                + (f" and {terms.shape[1]} terms of the continuum" if terms.shape[1] else "")
             )
     device = emulator.device
 

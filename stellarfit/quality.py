@@ -30,10 +30,13 @@ class Flag(IntFlag):
     MANY_OUTLIERS = 1 << 16
     LARGE_JITTER = 1 << 17
     PRIOR_TENSION = 1 << 18
+    STAGE_AT_LIMIT = 1 << 19
+    EMULATOR_LIMITED = 1 << 20
 
 
 MEANINGS = {
-    Flag.EDGE_OF_DOMAIN: "a label stands at the edge of the emulator's domain",
+    Flag.EDGE_OF_DOMAIN:
+        "a label stands at the edge of the emulator's domain, or of a uniform prior",
     Flag.NOT_CONVERGED: "the optimiser stopped before it converged",
     Flag.LITTLE_COVERAGE: "fewer than half of the emulator's range was usable",
     Flag.POOR_FIT: "the model does not resemble the spectrum",
@@ -46,12 +49,14 @@ MEANINGS = {
     Flag.PRIOR_RANGE_OF_RV: "the velocity stands at the edge of the range around its first guess",
     Flag.AMBIGUOUS_RV: "another velocity explains the spectrum almost as well",
     Flag.ARM_LEFT_OUT: "an arm could not be used",
-    Flag.MANY_MASKED: "a fifth or more of the pixels in the emulator's range are masked",
+    Flag.MANY_MASKED: "more than a fifth of the pixels in the emulator's range are masked",
     Flag.UPPER_LIMIT: "an abundance is an upper limit",
     Flag.NO_INFORMATION: "the spectrum hardly narrows what was known of an abundance",
     Flag.MANY_OUTLIERS: "one pixel in twenty or more looks like an outlier",
     Flag.LARGE_JITTER: "the jitter exceeds the given noise",
     Flag.PRIOR_TENSION: "the fit lies 3 sigma or more from a prior",
+    Flag.STAGE_AT_LIMIT: "a resolution or broadening stands at the end of its range",
+    Flag.EMULATOR_LIMITED: "the emulator's error is the larger part of a label's",
     Flag.MEDIUM_OVERRULED: "the medium given contradicts the file's; rv may be off by 80 km/s",
 }
 

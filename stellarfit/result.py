@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from emulators.files import atomic_write
 from stellarfit.parameters import STAGES, stage_of
 from stellarfit.quality import describe
+from stellarfit.resolution_matrix import PixelMatrix
 from stellarfit.spectrum import Spectrum
 
 if TYPE_CHECKING:
@@ -170,8 +171,10 @@ class FitResult:
         """Return the result with errors enlarged by sqrt(chi2 / dof), where that exceeds 1.
 
         As if all noise had been given too small by one factor; where it is the model that
-        fails, no factor makes errors right.
+        fails, no factor makes errors right.  A result that has been scaled stays as it is.
         """
+        if "errors_scaled_by" in self.provenance:
+            return self
         factor = max(1.0, self.reduced_chi2)
         return replace(
             self, covariance=self.covariance * factor,
@@ -258,6 +261,8 @@ class FitResult:
         if jitter := self.provenance.get("jitter"):
             notes.append(f"added to the noise: {100 * jitter:.2f} % of the continuum (without it "
                          f"chi2/dof would be {self.provenance['excess']:.2f})")
+        if factor := self.provenance.get("errors_scaled_by"):
+            notes.append(f"errors are scaled to chi2/dof = 1, by {factor:.2f}")
         if notes:
             lines += ["", *notes]
         lines += ["", "flags: " + (str(self.flags) if self.flags else "none")]
@@ -335,6 +340,10 @@ class FitResult:
         arrays = {k: np.atleast_1d(getattr(self, k)) for k in _ARRAYS}
         for i, spectrum in enumerate(self.spectra):
             arrays |= {f"spectrum_{i}_{k}": getattr(spectrum, k) for k in _OF_SPECTRUM}
+            if spectrum.resolution is not None:
+                arrays[f"spectrum_{i}_resolution"] = spectrum.resolution
+            if spectrum.matrix is not None:
+                arrays[f"spectrum_{i}_matrix"] = spectrum.matrix.band
         return arrays
 
 
@@ -374,7 +383,10 @@ def load_result(path: str | Path) -> FitResult:
     spectra = []
     for i, described in enumerate(state.pop("spectra")):
         wavelength, flux, ivar, mask = (arrays.pop(f"spectrum_{i}_{k}") for k in _OF_SPECTRUM)
-        spectra.append(Spectrum(wavelength, flux, ivar=ivar, mask=mask, **described))
+        resolution, band = (arrays.pop(f"spectrum_{i}_{k}", None)
+                            for k in ("resolution", "matrix"))
+        spectra.append(Spectrum(wavelength, flux, ivar=ivar, mask=mask, resolution=resolution,
+                                matrix=None if band is None else PixelMatrix(band), **described))
         # Masked pixels lost their reasons when they were masked; the first count knew them.
         spectra[-1].meta.update(described["meta"])
     for key in ("names", "units", "label_names", "arms"):

@@ -41,6 +41,7 @@ from stellarfit.rotation import LIMB_DARKENING, nodes_for, rotate
 Array = NDArray[np.float64]
 TEMPLATE_VSINI = (3.0, 40.0)
 LARGEST_RV = 1000.0  # km/s: beyond the escape velocity of the Galaxy anywhere
+LEAST_WIDTH = 25.0  # km/s
 MODES = 4
 #: templates per mode that a fit may choose from
 CANDIDATES = 8
@@ -106,7 +107,8 @@ class Search:
         self.emulator, self.parameters, self.arms = emulator, parameters, tuple(arms)
         fixed = parameters.fixed_stages
         self.step = emulator.log_step
-        self.theta = _template_parameters(parameters, templates, seed)
+        low, high = bounding_box(parameters.G, parameters.h)
+        self.theta = _template_parameters(parameters, low, high, templates, seed)
         self.vsini = (fixed["vsini"],) if "vsini" in fixed else TEMPLATE_VSINI
         rows = [i for i, n in enumerate(parameters.stages) if stage_of(n) == "rv"]
         #: which free parameter moves each arm's velocity, -1 for none
@@ -118,6 +120,11 @@ class Search:
         self.offset = parameters.stage_b[rows]
         self.lags = (1 if set(self.mover) == {-1}
                      else int(np.ceil(largest_rv / SPEED_OF_LIGHT / self.step)))
+        #: of the parameter that moves them
+        self.limits = {m: (low[m], high[m]) for m in set(self.mover) - {-1}}
+        #: two velocities nearer than this, in lags, are one: a line's width
+        width = max([LEAST_WIDTH, *(SPEED_OF_LIGHT / self._resolution(arm) for arm in arms)])
+        self.width = max(1, round(width / SPEED_OF_LIGHT / self.step))
 
     def tell(self, model: ForwardModel) -> None:
         """Let a model, the emulator's, know the templates' spectra: its stars begin there."""
@@ -147,6 +154,8 @@ class Search:
             Of the arms, in their order.
         """
         each = self._gain(pixels)                         # (n_arm, n_vsini, n_template, n_lag)
+        for i, m in enumerate(self.mover):
+            each[i][..., ~self._allowed(m)] = -np.inf
         first = [i for i, m in enumerate(self.mover) if m == self.mover[0]]
         # Arms with a velocity of their own are taken at their best one for each template.
         others = {m: each[[i for i, n in enumerate(self.mover) if n == m]].sum(0)
@@ -158,6 +167,15 @@ class Search:
             starts.append([self._start(gain, others, int(k) // gain.shape[1],
                                        int(k) % gain.shape[1], peak) for k in order])
         return starts
+
+    def _allowed(self, mover: int) -> NDArray[np.bool_]:
+        """Return which lags (n_lag,) the limits of a velocity allow, at least the nearest one."""
+        if mover < 0:
+            return np.ones(2 * self.lags + 1, dtype=bool)
+        velocity = SPEED_OF_LIGHT * np.tanh(np.arange(-self.lags, self.lags + 1) * self.step)
+        low, high = self.limits[mover]
+        beyond = np.maximum(low - velocity, velocity - high)
+        return np.asarray(beyond <= max(0.0, beyond.min()))
 
     def _gain(self, pixels: Sequence[Pixels]) -> Array:
         total = np.zeros((len(self.arms), len(self.vsini), len(self.theta), 2 * self.lags + 1))
@@ -174,19 +192,13 @@ class Search:
 
     def _peaks(self, gain: Array) -> list[int]:
         """Return the lags of the highest peaks, the best first, a line's width apart."""
-        width = max(1, round(25.0 / SPEED_OF_LIGHT / self.step))
-        remaining = gain.copy()
+        padded = np.pad(gain, 1, constant_values=-np.inf)
+        tops = np.flatnonzero(np.isfinite(gain) & (gain >= padded[:-2]) & (gain >= padded[2:]))
         left: list[int] = []
-        for _ in range(MODES):
-            lag = int(np.argmax(remaining))
-            if not np.isfinite(remaining[lag]):
-                break
-            around = gain[max(0, lag - 1):lag + 2]
-            # The flank of a peak that is taken already is no peak.
-            if gain[lag] >= around.max() or not left:
-                left.append(lag)
-            remaining[max(0, lag - width):lag + width + 1] = -np.inf
-        return left
+        for lag in tops[np.argsort(-gain[tops], kind="stable")]:
+            if all(abs(lag - other) > self.width for other in left):
+                left.append(int(lag))
+        return left[:MODES]
 
     def _start(
         self, gain: Array, others: Mapping[int, Array], v: int, template: int, lag: int
@@ -200,19 +212,21 @@ class Search:
             if name == "vsini":
                 theta[i] = self.vsini[v]
             elif i in places:
-                theta[i] = SPEED_OF_LIGHT * np.tanh(places[i] * self.step)
+                velocity = SPEED_OF_LIGHT * np.tanh(places[i] * self.step)
+                theta[i] = np.clip(velocity, *self.limits[i])
         moved = np.array([theta[m] if m >= 0 else 0.0 for m in self.mover])
         return Start(theta, self.offset + moved, float(self.vsini[v]),
                      float(gain[v, template, lag]))
 
 
-def _template_parameters(parameters: Parameters, count: int, seed: int) -> Array:
-    """Return free vectors (count, n_free) spread evenly over the domain.
+def _template_parameters(
+    parameters: Parameters, low: Array, high: Array, count: int, seed: int
+) -> Array:
+    """Return free vectors (count, n_free) spread evenly over the domain, between low and high.
 
     Ratios to iron stay at zero, or as near as the domain allows: they change a spectrum
     far less than the rest.
     """
-    low, high = bounding_box(parameters.G, parameters.h)
     moving = [i for i, n in enumerate(parameters.names)
               if stage_of(n) is None and not n.endswith("_fe")]
     unit = qmc.Sobol(max(1, len(moving)), seed=seed).random_base2(int(np.ceil(np.log2(count))))

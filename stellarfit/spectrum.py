@@ -37,6 +37,8 @@ GAP_MARGIN = 5
 # standard deviation against the median absolute deviation.
 SECOND_DIFFERENCE = 1.482602 / np.sqrt(6.0)
 FEWEST_DIFFERENCES = 8
+#: km/s: nobody observes from anything faster than the Earth, or not much
+FASTEST_OBSERVER = 100.0
 
 
 @dataclass(frozen=True, init=False, eq=False, repr=False)
@@ -224,6 +226,9 @@ class Spectrum:
         """
         if self.frame not in ("topocentric", "unknown"):
             raise ValueError(f"the wavelengths of '{self.name}' are {self.frame} already")
+        if not abs(velocity) < FASTEST_OBSERVER:
+            raise ValueError(f"the observer's velocity is {velocity} km/s; expected less than "
+                             f"{FASTEST_OBSERVER:g}, as the Earth's motion is")
         beta = velocity / SPEED_OF_LIGHT
         moved = self._with(wavelength=self.wavelength * np.sqrt((1.0 + beta) / (1.0 - beta)))
         moved.meta.update(frame="barycentric", barycentric_velocity=float(velocity))
@@ -237,7 +242,8 @@ class Spectrum:
     def to_specutils(self) -> Any:
         """Return a specutils.Spectrum: Å, the flux in its unit, inverse variance and mask.
 
-        specutils does not keep the medium; it is in ``meta["medium"]``.
+        specutils keeps neither medium nor name nor resolution: they are in its ``meta``, where
+        :func:`from_specutils` finds them.
 
         Raises
         ------
@@ -256,7 +262,8 @@ class Spectrum:
         return kind(
             spectral_axis=self.wavelength * units.Angstrom, flux=self.flux * unit,
             uncertainty=InverseVariance(self.ivar, unit=unit**-2), mask=self.mask,
-            meta={**self.meta, "medium": self.medium, "name": self.name},
+            meta={**self.meta, "medium": self.medium, "name": self.name,
+                  "resolution": self.resolution},
         )
 
     def cut(self, low: float, high: float) -> Spectrum:
@@ -298,16 +305,22 @@ def from_specutils(spectrum: Any, *, medium: str | None = None) -> Spectrum:
     ----------
     spectrum : specutils.Spectrum
         One-dimensional; its uncertainty may be of any kind, its mask is honoured.
-    medium : {'air', 'vacuum'}
-        specutils does not keep it.
+    medium : {'air', 'vacuum'}, optional
+        Needed unless ``spectrum.meta["medium"]`` says it, as :meth:`Spectrum.to_specutils` does.
     """
+    known = dict(spectrum.meta or {})
+    own = {k: known.pop(k, None) for k in ("medium", "name", "resolution")}
     sigma = None
     if spectrum.uncertainty is not None:
         from astropy.nddata import StdDevUncertainty
 
         sigma = spectrum.uncertainty.represent_as(StdDevUncertainty).quantity
-    return Spectrum(spectrum.spectral_axis, spectrum.flux, uncertainty=sigma,
-                    mask=spectrum.mask, medium=medium)
+    from astropy import units
+
+    wavelength = spectrum.spectral_axis.to(units.Angstrom, equivalencies=units.spectral())
+    return Spectrum(wavelength, spectrum.flux, uncertainty=sigma, mask=spectrum.mask,
+                    medium=medium or own["medium"], name=str(own["name"] or ""),
+                    resolution=own["resolution"], meta=known)
 
 
 def check_medium(medium: str | None) -> str:

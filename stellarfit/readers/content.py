@@ -156,13 +156,23 @@ def from_columns(columns: Sequence[Column]) -> Content | None:
     sigma, ivar, mask = (_find(columns, n) for n in ((*pair, *UNCERTAINTY), IVAR, MASK))
     return Content(
         wavelength=wavelength, flux=flux.values,
-        ivar=ivar.values if ivar else None,
-        uncertainty=sigma.values if sigma and not ivar else None,
+        ivar=_in_unit_of(flux, ivar, -2) if ivar else None,
+        uncertainty=_in_unit_of(flux, sigma, 1) if sigma and not ivar else None,
         mask=bad_pixels(mask.values) if mask else None,
         medium=medium or None, named=bool(medium), hint=_ucd_medium(axis.ucd),
         resolution=_resolution(columns, wavelength),
         meta={"flux_unit": flux.unit} if flux.unit else {},
     )
+
+
+def _in_unit_of(flux: Column, other: Column, power: int) -> Any:
+    """Return the values of a column in a power of the flux's unit, where both name one we know."""
+    from astropy import units
+
+    wanted, given = (units.Unit(c.unit, parse_strict="silent") for c in (flux, other))
+    if not flux.unit or not other.unit or not given.is_equivalent(wanted**power):
+        return other.values
+    return np.ma.asarray(other.values) * given.to(wanted**power)
 
 
 def _resolution(columns: Sequence[Column], wavelength: Any) -> Any:

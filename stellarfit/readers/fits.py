@@ -44,6 +44,7 @@ OTHER_AXES = ("RA--", "DEC-", "GLON", "GLAT", "HPLN", "FREQ", "VELO", "VRAD", "V
               "WAVN", "TIME", "PIXEL")
 # Whose velocity the wavelengths are free of, by the beginning of SPECSYS (Greisen et al. 2006).
 FRAMES = {"BARYC": "barycentric", "HELIO": "heliocentric", "TOPOC": "topocentric"}
+LAMOST_ARMS = ("COADD_B", "COADD_R")
 READ_ALL = "stellarfit.read_all reads each of them, and so does the command line"
 # A stack of so many rows is still one spectrum with its errors, sky, ...; more are many.
 MOST_ROWS = 5
@@ -58,6 +59,9 @@ def read_fits(path: Path, hdu: int | str | None) -> Content:
         raise ValueError(
             f"several spectra in one file (a DESI coadd: {', '.join(arms)}); {READ_ALL}"
         )
+    if hdu is None and len(arms := [h.name for h in hdus if h.name in LAMOST_ARMS]) > 1:
+        raise ValueError(
+            f"several spectra in one file (LAMOST's arms {', '.join(arms)}); {READ_ALL}")
     chosen = hdus if hdu is None else [_select(hdus, hdu)]
     try:
         for survey in SURVEYS if hdu is None else ():

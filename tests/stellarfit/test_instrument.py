@@ -53,7 +53,11 @@ def test_a_file_of_two_columns_is_an_instrument(tmp_path) -> None:
     (lambda: Instrument("x", 2000.0, h3=0.9), "h3 = 0.9, .*between -0.3 and 0.3"),
     (lambda: instrument_for("harp"), r"unknown instrument 'harp' \(did you mean harps\?\)"),
     (lambda: instrument_for(), "say either instrument= or resolution="),
-    (lambda: instrument_for("harps", 2e4), "say either instrument= or resolution="),
+    (lambda: instrument_for("harps", 2e4), "got both instrument= and resolution="),
+        (lambda: instrument_for(None, "abc"), "resolution is 'abc'; expected a number"),
+        (lambda: tabulated("x", [(float("nan"), 2000), (5000, 2000)]), "must increase"),
+        (lambda: Instrument("x", 2000.0, h3=float("nan")), "h3 = nan"),
+        (lambda: Instrument("x", 2000.0, h3=0.3, h4=-0.3), "nowhere negative"),
 ])
 def test_what_is_no_instrument_is_refused(make, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):

@@ -165,7 +165,7 @@ PRESETS = {
         tabulated("desi", ((3600, 2000), (5550, 3200), (5650, 3300), (6560, 4100), (7550, 4300),
                            (9800, 5500)), "DESI Collaboration 2022, AJ 164, 207"),
         tabulated("sdss", ((3800, 1500), (9000, 2500)),
-                  "documentation of SDSS data release 8; its spectra bring their own"),
+                  f"{_SMEE}; the ends as documented with data release 8"),
         tabulated("boss", ((3700, 1560), (6000, 2270), (6001, 1850), (9000, 2650)), _SMEE),
         Instrument("lamost-lrs", 1_800, "Zhao et al. 2012, RAA 12, 723"),
     )

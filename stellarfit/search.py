@@ -349,5 +349,7 @@ def _peak_offset(gain: Array, best: int) -> float:
     if not 0 < best < len(gain) - 1:
         return 0.0
     left, top, right = gain[best - 1:best + 2]
+    if not np.isfinite(left + right):  # beside a velocity that is not allowed
+        return 0.0
     curvature = left - 2.0 * top + right
     return float(0.5 * (left - right) / curvature) if curvature < 0 else 0.0

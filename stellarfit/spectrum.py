@@ -314,7 +314,8 @@ def from_specutils(spectrum: Any, *, medium: str | None = None) -> Spectrum:
     if spectrum.uncertainty is not None:
         from astropy.nddata import StdDevUncertainty
 
-        sigma = spectrum.uncertainty.represent_as(StdDevUncertainty).quantity
+        with np.errstate(divide="ignore"):  # an inverse variance of 0 is an infinite error
+            sigma = spectrum.uncertainty.represent_as(StdDevUncertainty).quantity
     from astropy import units
 
     wavelength = spectrum.spectral_axis.to(units.Angstrom, equivalencies=units.spectral())

@@ -56,13 +56,13 @@ def test_options_that_make_no_sense_are_refused_in_a_sentence(
 
 def test_a_misspelt_option_is_named_with_those_that_exist(star, lines, tmp_path) -> None:
     path = tmp_path / "star.txt"
-    np.savetxt(path, np.column_stack([star.wavelength, star.flux, star.ivar**-0.5]))
+    np.savetxt(path, np.column_stack([star.wavelength, star.flux]))
     with pytest.raises(ValueError, match="unknown option resolutoin: with a file a fit takes"):
         fit(path, lines, medium="air", resolutoin=2e4)
 
 
 def test_an_instrument_that_is_a_missing_file_is_called_that(star, lines) -> None:
-    with pytest.raises(FileNotFoundError, match="no table of resolution at 'mine.txt'"):
+    with pytest.raises(FileNotFoundError, match=r"no table of resolution at 'mine\.txt'"):
         fit(star, lines, resolution=None, instrument="mine.txt")
 
 
@@ -108,16 +108,18 @@ def test_what_belongs_to_an_arm_that_is_left_out_is_left_out_with_it(star, lines
 
 
 def test_an_arm_without_a_good_pixel_is_left_out(star, lines, tmp_path) -> None:
-    table = Table({"wavelength": star.wavelength, "flux": np.full(len(star), np.nan)})
-    table.write(tmp_path / "nothing.ecsv")
-    result = fit({"a": star, "b": tmp_path / "nothing.ecsv"}, lines, medium=None)
+    paths = {}
+    for name, flux in (("a", star.flux), ("b", np.full(len(star), np.nan))):
+        paths[name] = tmp_path / f"{name}.ecsv"
+        Table({"wavelength": star.wavelength, "flux": flux, "ivar": star.ivar}).write(paths[name])
+    result = fit(paths, lines, medium="air")
     assert set(result.provenance["left_out"]) == {"b"}
 
 
 def test_the_star_that_spoils_a_batch_is_named(star, lines) -> None:
     masked = Spectrum(star.wavelength, star.flux, ivar=star.ivar, medium=star.medium,
-                      mask=np.arange(len(star)) > 5)
-    with pytest.raises(ValueError, match="spectrum 2 of 2: only 6 usable pixels"):
+                      mask=np.abs(np.arange(len(star)) - 200) > 5)
+    with pytest.raises(ValueError, match="spectrum 2 of 2: only 11 usable pixels"):
         stellarfit.fit_batch([star, masked], resolution=20_000, emulator=lines, free=FREE,
                              fixed=FIXED)
 
@@ -133,7 +135,7 @@ def test_scaling_errors_twice_scales_them_once_and_says_so(star, lines) -> None:
 
 def test_a_resolution_at_the_end_of_its_range_is_flagged(star, lines) -> None:
     result = fit(star, lines, resolution=60_000, free=[*FREE, "resolution"])
-    assert result.provenance["at_limit"] == ["resolution"]
+    assert "resolution" in result.provenance["at_limit"]
     assert result.flags & Flag.STAGE_AT_LIMIT
 
 
@@ -155,12 +157,15 @@ def test_a_colour_beyond_the_relation_of_dwarfs_takes_that_of_giants() -> None:
 
 @pytest.mark.parametrize("column", ["err", "ivar"])
 def test_errors_may_have_a_unit_of_their_own(star, tmp_path, column) -> None:
-    values = {"err": 1e3 * star.ivar**-0.5, "ivar": 1e-6 * star.ivar}[column]
+    sigma = star.ivar.max() ** -0.5
+    values = {"err": np.full(len(star), 1e3 * sigma),
+              "ivar": np.full(len(star), 1e-6 * sigma**-2)}[column]
     table = Table({"wavelength": star.wavelength, "flux": star.flux, column: values})
     table["wavelength"].unit, table["flux"].unit = "Angstrom", "Jy"
     table[column].unit = {"err": "mJy", "ivar": "mJy-2"}[column]
     table.write(tmp_path / "star.ecsv")
-    assert read(tmp_path / "star.ecsv", medium="air").snr == pytest.approx(star.snr, rel=1e-6)
+    snr = read(tmp_path / "star.ecsv", medium="air").snr
+    assert snr == pytest.approx(np.median(star.flux) / sigma, rel=1e-6)
 
 
 def test_an_observer_faster_than_the_earth_is_refused(star) -> None:
@@ -199,5 +204,5 @@ def test_two_arms_in_one_file_of_lamost_are_not_read_as_one(tmp_path, star) -> N
         return fits.BinTableHDU.from_columns(columns, name=name)
 
     fits.HDUList([fits.PrimaryHDU(), arm("COADD_B"), arm("COADD_R")]).writeto(tmp_path / "m.fits")
-    with pytest.raises(ValueError, match=r"several spectra in one file .* read_all"):
+    with pytest.raises(ValueError, match=r"several spectra in one file .*read_all"):
         read(tmp_path / "m.fits")

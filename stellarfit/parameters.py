@@ -148,7 +148,8 @@ class Parameters:
         if name.endswith("_fe") and name[:-2] + "h" in labels and "fe_h" in labels:
             element, iron = labels.index(name[:-2] + "h"), labels.index("fe_h")
             return self.A[element] - self.A[iron], float(self.b[element] - self.b[iron])
-        valid = [*labels, *(n[:-2] + "_fe" for n in labels if is_abundance(n)), *self.stages]
+        valid = [*labels, *(n[:-2] + "_fe" for n in labels if is_abundance(n) and n != "fe_h"),
+                 *self.stages]
         raise unknown_names([name], sorted(set(valid)), what="parameter")
 
     def value_of(self, name: str, theta: Array) -> float:
@@ -267,6 +268,11 @@ def make_parameters(
             f"no value for {', '.join(missing)}: free it, or fix it "
             f"(fixed={{'{missing[0]}': ...}}, --fix {missing[0]}=...)"
         )
+    own = [f"rv_{a}" for a in arms if f"rv_{a}" in everything]
+    if own and "rv" not in everything and (
+            still := [f"rv_{a}" for a in arms if f"rv_{a}" not in own]):
+        raise ValueError(f"no value for {', '.join(still)}, while {', '.join(own)} has one: free "
+                         "or fix it, or rv for the arms without one of their own")
     matrix, offset = _label_map(labels, everything)
     stage, stage_offset = _stage_map(everything, stages, tuple(arms.values()))
     A, b = _reduce(matrix, offset, free, fixed, tied)

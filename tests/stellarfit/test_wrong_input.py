@@ -206,3 +206,8 @@ def test_two_arms_in_one_file_of_lamost_are_not_read_as_one(tmp_path, star) -> N
     fits.HDUList([fits.PrimaryHDU(), arm("COADD_B"), arm("COADD_R")]).writeto(tmp_path / "m.fits")
     with pytest.raises(ValueError, match=r"several spectra in one file .*read_all"):
         read(tmp_path / "m.fits")
+
+
+def test_an_arm_whose_velocity_nobody_gave_is_not_taken_to_rest(star, lines) -> None:
+    with pytest.raises(ValueError, match="no value for rv_b, while rv_a has one"):
+        fit({"a": star, "b": star}, lines, free=["teff", "logg", "fe_h", "rv_a"])

@@ -174,6 +174,8 @@ def fit_command(
               help="Name of one that ships, or a folder.")
 @click.option("--medium", type=click.Choice(["air", "vacuum"]),
               help="Of the wavelengths, where the file does not say.")
+@click.option("--continuum", default="3", show_default=True,
+              help="Of the fit; as of the command fit.")
 @click.option("--free", callback=_names, default="rv,vsini", show_default=True,
               help="What is fitted nevertheless, comma-separated.")
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), required=True)

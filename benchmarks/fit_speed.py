@@ -28,7 +28,7 @@ STARS, SNR = 64, 100.0
 #: what a fit spends its time in: functions by file and name
 PARTS = {
     "search": ("search.py", "modes"), "derivatives": ("tangents.py", "flux_and_tangents"),
-    "emulator, fluxes": ("emulator.py", "flux"), "stages": ("forward.py", "observe"),
+    "emulator, fluxes": ("emulator.py", "flux"),
     "noise": ("problem.py", "_noise"), "verdicts": ("fitting.py", "verdicts"),
     "all": ("fitting.py", "_fit"),
 }

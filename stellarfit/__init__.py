@@ -14,26 +14,28 @@ if TYPE_CHECKING:
     from stellarfit.calibration import Calibration, calibrate, load_calibration
     from stellarfit.fitting import fit, fit_batch
     from stellarfit.instrument import Instrument
+    from stellarfit.posterior.comparison import compare
+    from stellarfit.posterior.result import Posterior, load_posterior
+    from stellarfit.posterior.sampling import sample
     from stellarfit.quality import Flag
     from stellarfit.readers import read, read_all
     from stellarfit.result import FitResult, load_result
-    from stellarfit.sampling import Posterior, sample
     from stellarfit.spectrum import Spectrum, from_specutils
 
 __all__ = [
     "Calibration", "FitResult", "Flag", "Instrument", "Posterior", "Spectrum",
-    "calibrate", "fit", "fit_batch", "from_specutils", "load_calibration", "load_result", "read",
-    "read_all", "sample",
+    "calibrate", "compare", "fit", "fit_batch", "from_specutils", "load_calibration",
+    "load_posterior", "load_result", "read", "read_all", "sample",
 ]
 
 # Loaded at first use, so that the command line can answer --help without torch.
 _HOMES = {
     "Calibration": "calibration", "FitResult": "result", "Flag": "quality",
-    "Instrument": "instrument",
-    "Posterior": "sampling", "Spectrum": "spectrum", "fit": "fitting",
-    "calibrate": "calibration", "fit_batch": "fitting", "load_calibration": "calibration",
-    "from_specutils": "spectrum", "load_result": "result", "read": "readers",
-    "read_all": "readers", "sample": "sampling",
+    "Instrument": "instrument", "Posterior": "posterior.result", "Spectrum": "spectrum",
+    "calibrate": "calibration", "compare": "posterior.comparison", "fit": "fitting",
+    "fit_batch": "fitting", "from_specutils": "spectrum", "load_calibration": "calibration",
+    "load_posterior": "posterior.result", "load_result": "result", "read": "readers",
+    "read_all": "readers", "sample": "posterior.sampling",
 }
 
 

@@ -10,7 +10,6 @@ summation: 2 exp(-2 pi^2 0.7^2)); for a narrower one the steps are divided.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -21,7 +20,7 @@ from emulators import Emulator
 from stellarfit.arm import Arm
 from stellarfit.doppler import SPEED_OF_LIGHT, log_shift
 from stellarfit.interpolation import EDGE, refine
-from stellarfit.lsf import SIGMA_PER_FWHM, LineSpread, gathered, sigma_of
+from stellarfit.lsf import SIGMA_PER_FWHM, LineSpread, Product, gathered, sigma_of
 from stellarfit.parameters import RESOLUTION_MARGIN
 
 SMALLEST_SIGMA = 0.7  # of the line-spread function, in steps of the rest-frame grid
@@ -108,7 +107,7 @@ class Camera:
 
     def __call__(
         self, broadened: Tensor, index: Tensor, weights: Tensor,
-        product: Callable[[Tensor, Tensor, Tensor], Tensor] = gathered,
+        product: Product = gathered,
     ) -> Tensor:
         """Return flux (..., n_spec, n_pix) of the star (..., n_spec, n_grid).
 

@@ -204,44 +204,52 @@ def calibrate_command(
 
 @main.command("sample")
 @fit_options
+@click.option("--sampler", type=click.Choice(["emcee", "nuts", "importance"]), default="emcee",
+              show_default=True)
 @click.option("--max-steps", type=click.IntRange(2), default=3000, show_default=True)
-@click.option("--walkers", type=click.IntRange(4))
-@click.option("--plot/--no-plot", default=True, show_default=True, help="Draw the corner plot.")
+@click.option("--chains", type=click.IntRange(1), default=2, show_default=True,
+              help="Independent ensembles, or chains of NUTS.")
+@click.option("--walkers", type=click.IntRange(4), help="Of each ensemble.")
+@click.option("--resume", is_flag=True, help="Keep chains in NAME-chains.h5, and go on from there.")
+@click.option("--plot/--no-plot", default=True, show_default=True,
+              help="Draw pairs of parameters, chains, and the spectra that samples predict.")
 def sample_command(
-    files: tuple[str, ...], output: Path, max_steps: int, walkers: int | None, plot: bool,
-    as_json: bool, threads: int, verbose: bool, medium: str | None, together: bool,
-    targets: tuple[str, ...], **options: Any,
+    files: tuple[str, ...], output: Path, sampler: str, max_steps: int, chains: int,
+    walkers: int | None, resume: bool, plot: bool, as_json: bool, threads: int, verbose: bool,
+    medium: str | None, together: bool, targets: tuple[str, ...], **options: Any,
 ) -> None:
-    """Sample the posterior of stars' labels with emcee.
+    """Sample the posterior of stars' labels.
 
-    Writes NAME-samples.ecsv and NAME-corner.png per FILE.
+    Writes NAME-samples.ecsv, NAME-posterior.h5 and, for each FILE, three pictures.
 
     \b
-    stellarfit sample sun.fits --instrument harps --max-steps 2000 -o out
+    stellarfit sample sun.fits --instrument harps -o out
     """
     options = _settle(files[:1] if together else files, options, threads, verbose)
     _make_folder(output)
 
     def one(star: Any, stem: str) -> dict[str, Any]:
-        import numpy as np
-
         import stellarfit
 
-        posterior = stellarfit.sample(star, max_steps=max_steps, walkers=walkers,
-                                      progress=not as_json, **options)
+        posterior = stellarfit.sample(
+            star, sampler=sampler, max_steps=max_steps, chains=chains, walkers=walkers,
+            checkpoint=output / f"{stem}-chains.h5" if resume else None,
+            progress=not as_json, **options)
         posterior.save(output / f"{stem}-samples.ecsv")
+        posterior.save(output / f"{stem}-posterior.h5")
         if plot:
             posterior.corner(output / f"{stem}-corner.png")
+            posterior.trace(output / f"{stem}-trace.png")
+            posterior.plot(output / f"{stem}-predictive.png")
         if not as_json:
             click.echo(posterior.summary() + "\n")
-        low, median, high = np.percentile(posterior.samples, [15.87, 50, 84.13], axis=0)
-        return {"median": dict(zip(posterior.names, median.tolist(), strict=True)),
-                "low": dict(zip(posterior.names, low.tolist(), strict=True)),
-                "high": dict(zip(posterior.names, high.tolist(), strict=True)),
-                "converged": posterior.converged, "verdict": posterior.verdict,
-                "acceptance": posterior.acceptance, "burn_in": posterior.burn_in,
+        found = {n: posterior.interval(n) for n in (*posterior.names, *posterior.derived)}
+        low, median, high = ({n: v[i] for n, v in found.items()} for i in range(3))
+        return {"median": median, "low": low, "high": high, "converged": posterior.converged,
+                "verdict": posterior.verdict, "acceptance": posterior.diagnosis.acceptance,
+                "burn_in": posterior.diagnosis.burn_in,
                 "tau": {n: _finite(t) for n, t in
-                        zip(posterior.names, posterior.tau.tolist(), strict=True)},
+                        zip(posterior.names, posterior.diagnosis.tau.tolist(), strict=True)},
                 "flags": posterior.fit.flags, "provenance": posterior.fit.provenance}
 
     _each(files, one, as_json, medium=medium, together=together, targets=targets)

@@ -29,7 +29,7 @@ from stellarfit.at_rest import AtRest, keys_of, remember
 from stellarfit.camera import Camera
 from stellarfit.doppler import SPEED_OF_LIGHT
 from stellarfit.interpolation import filtered, frequencies
-from stellarfit.lsf import SIGMA_PER_FWHM, gathered, multiplied
+from stellarfit.lsf import SIGMA_PER_FWHM, Product, gathered, multiplied
 from stellarfit.parameters import RESOLUTION_MARGIN, SHARED, Parameters
 
 #: room (km/s) for rotation around observed pixels, beyond the range of velocities
@@ -131,6 +131,12 @@ class ForwardModel:
         rest = self.emulator.flux(self.labels(theta), self.grid)
         return self.observe(rest, self.stages(theta))
 
+    def evaluate(self, theta: Tensor) -> Tensor:
+        """Return what a call returns, without gradients and without keeping it."""
+        with torch.no_grad():
+            rest = self.emulator.flux(self.labels(theta), self.grid)
+            return self.observe(rest, self.stages(theta), multiplied)
+
     def flux(self, theta: Tensor) -> Tensor:
         """Return what a call returns, without gradients, from memory where it is known."""
         keys = keys_of(theta)
@@ -138,10 +144,8 @@ class ForwardModel:
         found = {k: self._fluxes[k] for k in keys if k in self._fluxes}
         if new:
             with torch.no_grad():
-                stages = self.stages(theta[new])
                 rest = self.at_rest.flux(self.labels(theta[new]))
-                flux = self._seen(self._broadened(rest, stages),
-                                  self._weights(stages, rest.dtype))
+                flux = self.observe(rest, self.stages(theta[new]), multiplied)
             found.update(zip([keys[i] for i in new], flux, strict=True))
             remember(self._fluxes, found)
         return torch.stack([found[k] for k in keys])
@@ -198,14 +202,15 @@ class ForwardModel:
         (n_sample, n_pix)
         """
         with torch.no_grad():
-            stages = self.stages(theta[None])
-            return self._seen(self._broadened(rest[:, None], stages),
-                              self._weights(stages, rest.dtype))[:, 0]
+            return self.observe(rest[:, None], self.stages(theta[None]), multiplied)[:, 0]
 
-    def observe(self, rest: Tensor, stages: Tensor) -> Tensor:
-        """Return observed (..., n_spec, n_pix) of flux (..., n_spec, n_grid); differentiable."""
+    def observe(self, rest: Tensor, stages: Tensor, product: Product = gathered) -> Tensor:
+        """Return observed (..., n_spec, n_pix) of flux (..., n_spec, n_grid).
+
+        Differentiable, unless the product is `stellarfit.lsf.multiplied`, which is faster.
+        """
         return self._seen(self._broadened(rest, stages), self._weights(stages, rest.dtype),
-                          gathered)
+                          product)
 
     def _broadened(self, rest: Tensor, stages: Tensor) -> Tensor:
         """Return flux (..., n_spec, n_grid) with the star's rotation and macroturbulence."""
@@ -247,7 +252,7 @@ class ForwardModel:
 
     def _seen(
         self, broadened: Tensor, weights: Sequence[tuple[Tensor, Tensor]],
-        product: Callable[[Tensor, Tensor, Tensor], Tensor] = multiplied,
+        product: Product = multiplied,
     ) -> Tensor:
         """Return what all arms see, (..., n_spec, n_pix), of a star or its derivatives."""
         return torch.cat([camera(broadened, *w, product)

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -31,6 +32,10 @@ SIGMA_PER_FWHM = 1.0 / math.sqrt(8.0 * math.log(2.0))
 #: the band reaches this many sigma beyond the pixel: what lies outside a Gaussian is 6e-7,
 #: outside one with h4 = 0.1 it is 3e-5
 REACH = 5.0
+
+
+#: how weighted sums over the grid are taken: of flux, index and weights
+Product = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def sigma_of(resolution: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Pictures of fits.  Needs matplotlib (and corner): ``pip install stellarfit[plot]``."""
+"""Pictures of fits.  Needs matplotlib: ``pip install stellarfit[plot]``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from stellarfit.quality import describe
 
 if TYPE_CHECKING:
     from stellarfit.result import ArmFit, FitResult
-    from stellarfit.sampling import Posterior
 
 # Two hues that stay apart for the colour-blind and in grey (Okabe & Ito).
 DATA, MODEL, MASKED = "#222222", "#D55E00", "#BBBBBB"
@@ -26,7 +25,8 @@ def _pyplot() -> Any:
     return plt
 
 
-def _finish(figure: Any, path: str | Path | None) -> Any:
+def finish(figure: Any, path: str | Path | None) -> Any:
+    """Return a figure, or write it to a path and return that."""
     if path is None:
         return figure
     with atomic_write(path) as temporary:
@@ -60,7 +60,7 @@ def plot_fit(result: FitResult, path: str | Path | None = None) -> Any:
     axes["labels"].axis("off")
     axes["labels"].text(0.0, 1.0, _margin(result), transform=axes["labels"].transAxes,
                         va="top", family="monospace", fontsize=8)
-    return _finish(figure, path)
+    return finish(figure, path)
 
 
 def _plot_arm(top: Any, bottom: Any, arm: ArmFit) -> None:
@@ -123,19 +123,3 @@ def _margin(result: FitResult) -> str:
             line += " " + word
         lines.append(line)
     return "\n".join(lines)
-
-
-def plot_corner(posterior: Posterior, path: str | Path | None = None) -> Any:
-    """Draw all pairs of the sampled parameters; the fit's values as lines."""
-    try:
-        import corner
-    except ImportError as error:
-        raise ImportError("corner plots need corner: pip install 'stellarfit[plot]'") from error
-    labels = [f"{n} ({u})" if u else n
-              for n, u in zip(posterior.names, posterior.fit.units, strict=True)]
-    figure = corner.corner(
-        posterior.samples, labels=labels, title_fmt=".3f", truths=posterior.fit.values,
-        truth_color=MODEL, color=DATA, quantiles=[0.1587, 0.5, 0.8413], show_titles=True,
-        title_kwargs={"fontsize": 8}, label_kwargs={"fontsize": 8},
-    )
-    return _finish(figure, path)

@@ -315,14 +315,18 @@ class FitResult:
         import h5py
 
         with atomic_write(path) as temporary, h5py.File(temporary, "w") as file:
-            file.attrs["format"] = FORMAT
-            # what a header said may be of any type
-            file.attrs["state"] = json.dumps(self._state(), default=str)
-            for key, values in self._arrays().items():
-                # what has no elements has no chunks to check either
-                checked = {"fletcher32": True, "chunks": values.shape} if values.size else {}
-                file.create_dataset(key, data=values, **checked)
+            self.write_into(file)
         return Path(path)
+
+    def write_into(self, group: Any) -> None:
+        """Write the result into a group of an open HDF5 file."""
+        group.attrs["format"] = FORMAT
+        # what a header said may be of any type
+        group.attrs["state"] = json.dumps(self._state(), default=str)
+        for key, values in self._arrays().items():
+            # what has no elements has no chunks to check either
+            checked = {"fletcher32": True, "chunks": values.shape} if values.size else {}
+            group.create_dataset(key, data=values, **checked)
 
     @staticmethod
     def load(path: str | Path) -> FitResult:
@@ -376,10 +380,15 @@ def load_result(path: str | Path) -> FitResult:
         with h5py.File(path, "r") as file:
             if file.attrs.get("format") != FORMAT:
                 raise ValueError(f"'{path}' is not a {FORMAT}")
-            state = json.loads(file.attrs["state"])
-            arrays = {k: file[k][()] for k in file}
+            return read_from(file)
     except (OSError, KeyError) as error:
         raise ValueError(f"'{path}' is not a readable result: {error}") from error
+
+
+def read_from(group: Any) -> FitResult:
+    """Return what :meth:`FitResult.write_into` wrote into a group of an HDF5 file."""
+    state = json.loads(group.attrs["state"])
+    arrays = {k: group[k][()] for k in group}
     spectra = []
     for i, described in enumerate(state.pop("spectra")):
         wavelength, flux, ivar, mask = (arrays.pop(f"spectrum_{i}_{k}") for k in _OF_SPECTRUM)

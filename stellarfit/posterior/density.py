@@ -1,0 +1,130 @@
+"""The posterior of one star: its logarithm, its gradient, and the Gaussian that is near it.
+
+The likelihood is Gaussian in the noise as it is at the fit, with the continuum marginalised
+under a flat prior (`continuum`).  The prior is uniform inside the polytope of the emulator's
+domain and the limits of the stages, times the Gaussian ones that were given.
+
+Gradient samplers cannot live with an edge: for them the density goes on beyond it and falls
+off steeply, and samples from there are left out afterwards.  Inside, both are the same.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from stellarfit.problem import Problem
+from stellarfit.result import FitResult
+
+Array = NDArray[np.float64]
+#: points that are evaluated together
+AT_ONCE = 16
+#: how far beyond an edge the smooth density reaches, in typical sizes
+SMOOTH = 0.1
+#: no error is larger than this many typical sizes: the domain is some tens of them wide
+LARGEST = 10.0
+
+
+class Density:
+    """ln(posterior), up to a constant, of a star that has been fitted.
+
+    Parameters
+    ----------
+    problem : Problem
+        Of one star, in the noise at its fit.
+    best : FitResult
+        The fit.
+    """
+
+    def __init__(self, problem: Problem, best: FitResult) -> None:
+        self.problem, self.best = problem, best
+        self.scale = problem.model.parameters.scale
+        self.G, self.h = problem.data.G, problem.data.h[0]
+
+    def __len__(self) -> int:
+        """Return the number of free parameters."""
+        return len(self.scale)
+
+    def inside(self, theta: Array) -> NDArray[np.bool_]:
+        """Return which of theta (n, n_free) the prior allows, (n,)."""
+        return np.asarray((theta @ self.G.T <= self.h).all(axis=-1))
+
+    def __call__(self, theta: Array) -> Array:
+        """Return ln(posterior) (n,) of theta (n, n_free); -inf outside the prior."""
+        theta = np.asarray(theta, dtype=float)
+        inside = self.inside(theta)
+        result = np.full(len(theta), -np.inf)
+        if inside.any():
+            allowed = theta[inside]
+            with torch.no_grad():
+                values = [self._likelihood(self.problem.model.evaluate(self._tensor(part)))
+                          for part in np.split(allowed, range(AT_ONCE, len(allowed), AT_ONCE))]
+            same = np.zeros(len(allowed), dtype=int)
+            prior = (self.problem.data.prior_residual(allowed, same) ** 2).sum(-1)
+            value = torch.cat(values).cpu().numpy() - 0.5 * prior
+            result[inside] = np.where(np.isfinite(value), value, -np.inf)
+        return result
+
+    def smooth(self, theta: Tensor) -> Tensor:
+        """Return ln(density) of theta (n_free,), differentiable, and defined beyond the prior."""
+        data = self.problem.data
+        value = self._likelihood(self.problem.model(theta[None]))[0]
+        rows, values = (self._tensor(x[0]) for x in (data.P, data.p))
+        value = value - 0.5 * ((rows @ theta - values) ** 2).sum()
+        beyond = (self._tensor(self.G) @ theta - self._tensor(self.h)).clamp(min=0.0)
+        return torch.as_tensor(value - 0.5 * ((beyond / self._tensor(self._edge)) ** 2).sum())
+
+    def predicted(self, theta: Array) -> Array:
+        """Return spectra (n, n_pix) of theta (n, n_free), each with its best continuum."""
+        with torch.no_grad():
+            parts = []
+            for part in np.split(theta, range(AT_ONCE, len(theta), AT_ONCE)):
+                model = self.problem.model.evaluate(self._tensor(part))
+                same = torch.zeros(len(model), dtype=torch.long, device=model.device)
+                parts.append(model * self.problem.data.project(model, same).continuum)
+            return np.asarray(torch.cat(parts).cpu().numpy())
+
+    def _likelihood(self, model: Tensor) -> Tensor:
+        """Return ln(likelihood) (n,) of normalised spectra, the continuum integrated out."""
+        same = torch.zeros(len(model), dtype=torch.long, device=model.device)
+        solved = self.problem.data.project(model, same)
+        return -0.5 * (solved.chi2 + solved.log_determinant)
+
+    @cached_property
+    def _edge(self) -> Array:
+        return SMOOTH * (np.abs(self.G) @ self.scale) + 1e-300
+
+    def _tensor(self, x: Array) -> Tensor:
+        return torch.as_tensor(x, dtype=torch.float64, device=self.problem.data.flux.device)
+
+    @cached_property
+    def covariance(self) -> Array:
+        """Of the Gaussian around the fit (n_free, n_free): finite, no wider than the domain."""
+        given = self.best.covariance
+        loose = ~np.isfinite(np.diag(given))
+        spread = np.where(np.isfinite(given), given, 0.0)
+        spread[loose, loose] = self.scale[loose] ** 2
+        shrink = np.minimum(1.0, LARGEST * self.scale / np.sqrt(np.diag(spread)))
+        return np.asarray(spread * np.outer(shrink, shrink))
+
+    @cached_property
+    def root(self) -> Array:
+        """L of the covariance, L L^T (n_free, n_free)."""
+        values, vectors = np.linalg.eigh(self.covariance / np.outer(self.scale, self.scale))
+        return np.asarray(self.scale[:, None] * vectors * np.sqrt(values.clip(min=1e-12)))
+
+    def scattered(self, count: int, rng: np.random.Generator) -> Array:
+        """Return points (count, n_free) of the Gaussian around the fit, inside the prior."""
+        centre = self.best.values
+        drawn = centre + rng.standard_normal((count, len(self))) @ self.root.T
+        points = np.array([self.problem.data.nearest(d, self.scale, 0) for d in drawn])
+        # Points on a face would span no volume there; towards their mean it is always inside.
+        inner = points.mean(axis=0)
+        outside = np.linalg.norm((points - drawn) / self.scale, axis=1) > 1e-12
+        pull = rng.uniform(0.05, 0.95, size=(count, 1))
+        points[outside] = (inner + pull * (points - inner))[outside]
+        return points

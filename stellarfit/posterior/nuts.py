@@ -1,0 +1,134 @@
+"""The no-U-turn sampler (Hoffman & Gelman 2014, JMLR 15, 1593), of Pyro, on its gradient.
+
+It walks in units of the fit: theta = best + L z, L L^T the covariance, so that z is nearly of unit
+variance in all directions.  Each chain adapts its step in a warm-up that is thrown away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from stellarfit.posterior.density import Density
+from stellarfit.posterior.diagnostics import Diagnosis, diagnose
+
+Array = NDArray[np.float64]
+WARM_UP = 60
+#: a trajectory of more than 2^6 - 1 steps would be needed in no posterior this near a Gaussian
+DEEPEST = 6
+#: what a chain's mean acceptance probability may be, when steps were adapted to 0.8
+ACCEPTANCE = (0.6, 1.0)
+
+
+class Nuts:
+    """Chains of Pyro's NUTS.
+
+    Parameters
+    ----------
+    density : Density
+    chains : int
+    walkers : None
+        A chain has one.
+    seed : int
+
+    Raises
+    ------
+    ModuleNotFoundError
+        When Pyro is not installed.
+    """
+
+    name: ClassVar[str] = "nuts"
+    block: ClassVar[int] = 50
+
+    def __init__(
+        self, density: Density, *, chains: int = 2, walkers: int | None = None, seed: int = 0
+    ) -> None:
+        try:
+            from pyro.infer import NUTS
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                "sampler='nuts' needs Pyro: pip install 'stellarfit[bayes]'") from error
+        if walkers not in (None, 1):
+            raise ValueError("a chain of sampler='nuts' has no walkers; give chains=")
+        if chains < 1:
+            raise ValueError(f"expected at least one chain, got {chains}")
+        self.density, self._nuts = density, NUTS
+        self._best = torch.as_tensor(density.best.values)
+        self._root = torch.as_tensor(density.root)
+        generators = [np.random.default_rng([seed, k]) for k in range(chains)]
+        first = np.array([density.scattered(1, rng)[0] for rng in generators])
+        self._z = torch.linalg.solve(self._root, (torch.as_tensor(first) - self._best).T).T
+        self._random = [torch.Generator().manual_seed(int(rng.integers(2**62))).get_state()
+                        for rng in generators]
+        self._step_size = np.zeros(chains)   # 0: not warmed up yet
+        self._diverged = np.zeros(chains, dtype=int)
+        self.chain = np.empty((chains, 0, 1, len(density)))
+        self.log_probability = np.empty((chains, 0, 1))
+
+    def advance(self, steps: int, tick: Callable[[], object]) -> None:
+        """Take steps with every chain, the first time after a warm-up."""
+        grown, known = [], []
+        for k in range(len(self._z)):
+            with torch.random.fork_rng(devices=[]):
+                torch.set_rng_state(self._random[k])
+                if not self._step_size[k]:
+                    self._warm_up(k)
+                kernel = self._kernel(k, step_size=float(self._step_size[k]),
+                                      adapt_step_size=False)
+                thetas, logs = [], []
+                for _ in range(steps):
+                    self._z[k] = kernel.sample({"z": self._z[k].clone()})["z"]
+                    thetas.append(self._theta(k))
+                    logs.append(-float(kernel._potential_energy_last))
+                    tick()
+                self._diverged[k] += len(kernel.diagnostics()["divergences"])
+                self._random[k] = torch.get_rng_state()
+            grown.append(np.array(thetas)[:, None])
+            known.append(np.array(logs)[:, None])
+        self.chain = np.concatenate([self.chain, grown], axis=1)
+        self.log_probability = np.concatenate([self.log_probability, known], axis=1)
+
+    def _kernel(self, k: int, **options: Any) -> Any:
+        """Return Pyro's kernel where a chain is."""
+        kernel = self._nuts(potential_fn=self._potential, adapt_mass_matrix=False,
+                            max_tree_depth=DEEPEST, **options)
+        kernel.initial_params = {"z": self._z[k].clone()}
+        kernel.setup(WARM_UP if options.get("adapt_step_size", True) else 0)
+        return kernel
+
+    def _warm_up(self, k: int) -> None:
+        """Find the step of a chain, and where it is by then."""
+        kernel = self._kernel(k)
+        for _ in range(WARM_UP):
+            self._z[k] = kernel.sample({"z": self._z[k].clone()})["z"]
+        self._step_size[k] = kernel.step_size
+
+    def _potential(self, z: Mapping[str, Tensor]) -> Tensor:
+        return -self.density.smooth(self._best + self._root @ z["z"])
+
+    def _theta(self, k: int) -> Array:
+        return np.asarray((self._best + self._root @ self._z[k]).detach().numpy())
+
+    def diagnose(self) -> Diagnosis:
+        """Judge the samples so far."""
+        return diagnose(self.chain, names=self.density.best.names, warmed_up=True,
+                        acceptance_limits=ACCEPTANCE, divergences=int(self._diverged.sum()))
+
+    def state(self) -> dict[str, NDArray[np.generic]]:
+        """Return places, steps and generators of random numbers."""
+        return {"z": self._z.detach().numpy().copy(), "step_size": self._step_size,
+                "diverged": self._diverged, "random": torch.stack(self._random).numpy()}
+
+    def restore(
+        self, chain: Array, log_probability: Array, state: Mapping[str, NDArray[np.generic]]
+    ) -> None:
+        """Go on from there."""
+        self.chain, self.log_probability = chain, log_probability
+        self._z = torch.as_tensor(np.array(state["z"]))
+        self._step_size, self._diverged = (np.array(state[n]) for n in ("step_size", "diverged"))
+        self._random = [torch.as_tensor(np.array(r)) for r in state["random"]]

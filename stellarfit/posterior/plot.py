@@ -1,0 +1,95 @@
+"""Pictures of posteriors: pairs of parameters, chains, and the spectra that samples predict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stellarfit.plot import DATA, MODEL, finish
+
+if TYPE_CHECKING:
+    from stellarfit.posterior.result import Posterior
+
+
+def _titles(posterior: Posterior) -> dict[str, str]:
+    return {n: f"{n} ({u})" if u else n
+            for n, u in zip(posterior.names, posterior.fit.units, strict=True)}
+
+
+def plot_corner(
+    posterior: Posterior, path: str | Path | None = None, names: Sequence[str] | None = None
+) -> Any:
+    """Draw all pairs of parameters; the fit's values as lines."""
+    try:
+        import corner
+    except ImportError as error:
+        raise ImportError("corner plots need corner: pip install 'stellarfit[plot]'") from error
+    names = posterior.names if names is None else tuple(names)
+    titles = _titles(posterior)
+    fitted = [posterior.fit.labels.get(n, np.nan) for n in names]
+    figure = corner.corner(
+        np.column_stack([posterior.of(n) for n in names]),
+        labels=[titles.get(n, f"{n} (dex)") for n in names], title_fmt=".3f", truths=fitted,
+        truth_color=MODEL, color=DATA, quantiles=[0.1587, 0.5, 0.8413], show_titles=True,
+        title_kwargs={"fontsize": 8}, label_kwargs={"fontsize": 8},
+    )
+    return finish(figure, path)
+
+
+def plot_trace(posterior: Posterior, path: str | Path | None = None) -> Any:
+    """Draw every walker step by step, a row per parameter; the burn-in is grey."""
+    from matplotlib.figure import Figure
+
+    count = len(posterior.names)
+    figure = Figure(figsize=(8.0, 0.9 * count + 1.0), layout="constrained")
+    rows = figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0]
+    titles = _titles(posterior)
+    colours = [DATA, "#7a7a7a", "#a0522d", "#2e6e8e"]
+    for i, (axes, name) in enumerate(zip(rows, posterior.names, strict=True)):
+        for k, chain in enumerate(posterior.chain):
+            axes.plot(chain[..., i], color=colours[k % len(colours)], lw=0.3, alpha=0.4)
+        axes.axvspan(0, posterior.diagnosis.burn_in, color="0.9", zorder=0)
+        axes.axhline(posterior.fit.values[i], color=MODEL, lw=0.8)
+        axes.set_ylabel(titles[name], fontsize=7)
+        axes.tick_params(labelsize=6)
+        axes.margins(x=0)
+    rows[-1].set_xlabel("step")
+    figure.suptitle(f"{posterior.fit.name or 'spectrum'}: {posterior.verdict}", fontsize=8)
+    return finish(figure, path)
+
+
+def plot_predictive(posterior: Posterior, path: str | Path | None = None) -> Any:
+    """Draw spectrum, and residuals with the 68 % interval of what samples predict, over each arm.
+
+    The interval is that of the model alone: noise comes on top of it.
+    """
+    from matplotlib.figure import Figure
+
+    fit = posterior.fit
+    arms = fit.by_arm()
+    figure = Figure(figsize=(12.0, 1.0 + 3.6 * len(arms)), layout="constrained")
+    panels = figure.subplots(2 * len(arms), 1, squeeze=False, height_ratios=[2, 1] * len(arms))
+    first = 0
+    for k, arm in enumerate(arms):
+        top, bottom = panels[2 * k:2 * k + 2, 0]
+        low, median, high = posterior.predicted[:, first:first + len(arm.flux)] / arm.continuum
+        first += len(arm.flux)
+        x, flux = arm.wavelength, np.where(arm.used, arm.flux / arm.continuum, np.nan)
+        median = np.where(arm.used, median, np.nan)
+        top.plot(x, flux, color=DATA, lw=0.6, label="observed")
+        top.plot(x, median, color=MODEL, lw=0.8, label="median of the samples")
+        top.set_ylabel("flux / continuum")
+        top.legend(loc="lower right", fontsize=7)
+        bottom.plot(x, flux - median, color=DATA, lw=0.4)
+        bottom.fill_between(x, low - median, high - median, color=MODEL, alpha=0.5, lw=0,
+                            label="68 % of the samples")
+        bottom.set_ylabel("residual")
+        bottom.legend(loc="lower right", fontsize=7)
+        for axes in (top, bottom):
+            axes.margins(x=0)
+    panels[-1, 0].set_xlabel("wavelength (Å)")
+    figure.suptitle(f"{fit.name or 'spectrum'}: {posterior.verdict}", fontsize=8)
+    return finish(figure, path)

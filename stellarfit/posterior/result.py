@@ -1,0 +1,265 @@
+"""Samples of a star's parameters, what follows from them, and whether to believe them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emulators.files import atomic_write
+from emulators.labels import is_abundance
+from stellarfit.posterior.diagnostics import Diagnosis
+from stellarfit.result import FitResult, describe_parameter, read_from
+
+Array = NDArray[np.float64]
+FORMAT = "stellarfit posterior 1"
+#: of a Gaussian within one sigma
+ONE_SIGMA = 0.6827
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Posterior:
+    """Samples of a star's parameters, and whether to believe them.
+
+    Attributes
+    ----------
+    fit : FitResult
+        Where sampling began; ``fit.provenance`` says with which sampler and seed it went on.
+    chain : (n_chain, n_step, n_walker, n_free) float64
+        Of independent chains or ensembles, from the first step on.
+    log_probability : (n_chain, n_step, n_walker) float64
+        -inf at points that a gradient sampler passed beyond the edge of the prior, which are no
+        samples.
+    diagnosis : Diagnosis
+    predicted : (3, n_pix) float64
+        Spectra of some samples, each with its continuum: lower end, median and upper end of the
+        68 % interval at every pixel.
+    """
+
+    fit: FitResult
+    chain: Array
+    log_probability: Array
+    diagnosis: Diagnosis
+    predicted: Array
+
+    def __repr__(self) -> str:
+        return self.summary()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Free parameters."""
+        return self.fit.names
+
+    @property
+    def converged(self) -> bool:
+        """Whether the samples may be believed."""
+        return self.diagnosis.converged
+
+    @property
+    def verdict(self) -> str:
+        """Why, or why not, in words."""
+        return self.diagnosis.verdict
+
+    @cached_property
+    def samples(self) -> Array:
+        """Samples of the free parameters without the burn-in, (n_sample, n_free)."""
+        kept = self.chain[:, self.diagnosis.burn_in:].reshape(-1, self.chain.shape[-1])
+        logs = self.log_probability[:, self.diagnosis.burn_in:].reshape(-1)
+        return np.asarray(kept[np.isfinite(logs)])
+
+    @cached_property
+    def derived(self) -> dict[str, Array]:
+        """What follows from the free parameters, sample by sample, (n_sample,) each.
+
+        [X/H] where [X/Fe] was free, and the other way round.
+        """
+        free = dict(zip(self.names, self.samples.T, strict=True))
+        iron = free.get("fe_h", np.full(len(self.samples), self.fit.labels.get("fe_h", np.nan)))
+        found = {}
+        for name, values in free.items():
+            if name == "fe_h" or not np.isfinite(iron).all():
+                continue
+            if name.endswith("_fe"):
+                found[f"{name[:-3]}_h"] = values + iron
+            elif is_abundance(name):
+                found[f"{name[:-2]}_fe"] = values - iron
+        return found
+
+    def of(self, name: str) -> Array:
+        """Return the samples (n_sample,) of a free parameter or of what is derived.
+
+        Raises
+        ------
+        KeyError
+            For a name that is neither.
+        """
+        if name in self.names:
+            return np.asarray(self.samples[:, self.names.index(name)])
+        if name in self.derived:
+            return self.derived[name]
+        raise KeyError(f"'{name}' was not sampled; there are {', '.join(self.names)} and, from "
+                       f"them, {', '.join(self.derived) or 'nothing'}")
+
+    def interval(self, name: str, level: float = ONE_SIGMA) -> tuple[float, float, float]:
+        """Return lower end, median and upper end of the central interval of a parameter."""
+        tails = 50.0 * (1.0 - level)
+        low, median, high = np.percentile(self.of(name), [tails, 50.0, 100.0 - tails])
+        return float(low), float(median), float(high)
+
+    def summary(self) -> str:
+        """Return medians, 68 % intervals and the verdict as a text to read."""
+        d = self.diagnosis
+        lines = [
+            f"{self.fit.name or 'spectrum'}: "
+            f"{'converged' if self.converged else 'NOT converged'}: {self.verdict}",
+            f"{self.fit.provenance.get('sampler', 'sampler')}: {len(self.samples)} samples, "
+            f"acceptance {d.acceptance:.2f}, emulator {self.fit.provenance['emulator']}", "",
+            f"{'parameter':<10s} {'median':>10s} {'-':>9s} {'+':>9s} {'fit':>10s} {'tau':>6s} "
+            f"{'ess':>7s}",
+        ]
+        for i, name in enumerate(self.names):
+            low, median, high = self.interval(name)
+            lines.append(f"{name:<10s} {median:10.3f} {median - low:9.3f} {high - median:9.3f} "
+                         f"{self.fit.values[i]:10.3f} {d.tau[i]:6.1f} {d.ess[i]:7.0f}")
+        if self.derived:
+            lines += ["", "derived"]
+        for name in self.derived:
+            low, median, high = self.interval(name)
+            lines.append(f"{name:<10s} {median:10.3f} {median - low:9.3f} {high - median:9.3f}")
+        return "\n".join(lines)
+
+    def corner(self, path: str | Path | None = None, names: Sequence[str] | None = None) -> Any:
+        """Draw all pairs of parameters; return the figure, or write it to `path`."""
+        from stellarfit.posterior.plot import plot_corner
+
+        return plot_corner(self, path, names)
+
+    def trace(self, path: str | Path | None = None) -> Any:
+        """Draw the chains step by step; return the figure, or write it to `path`."""
+        from stellarfit.posterior.plot import plot_trace
+
+        return plot_trace(self, path)
+
+    def plot(self, path: str | Path | None = None) -> Any:
+        """Draw the spectrum with what the samples predict; return the figure, or write it."""
+        from stellarfit.posterior.plot import plot_predictive
+
+        return plot_predictive(self, path)
+
+    def to_table(self) -> Any:
+        """Return an astropy Table of the samples, a column per parameter, derived ones too."""
+        from astropy.table import Column, Table
+
+        units = dict(zip(self.names, self.fit.units, strict=True))
+        table = Table(meta={**self.fit.provenance, "converged": self.converged,
+                            "verdict": self.verdict})
+        for name in (*self.names, *self.derived):
+            table[name] = Column(self.of(name), unit=units.get(name, "dex") or None,
+                                 description=describe_parameter(name))
+        return table
+
+    def to_summary_table(self) -> Any:
+        """Return an astropy Table with a row per parameter: median, interval, quality."""
+        from astropy.table import Table
+
+        d = self.diagnosis
+        rows = [(n, *self.interval(n), d.tau[i], d.ess[i], d.rhat[i])
+                for i, n in enumerate(self.names)]
+        rows += [(n, *self.interval(n), np.nan, np.nan, np.nan) for n in self.derived]
+        names = ("parameter", "low", "median", "high", "tau", "ess", "rhat")
+        table = Table(rows=rows, names=names)
+        table.meta.update(self.fit.provenance, converged=self.converged, verdict=self.verdict)
+        return table
+
+    def to_arviz(self) -> Any:
+        """Return the samples as ArviZ takes them: chains are walkers, draws are steps.
+
+        Returns
+        -------
+        xarray.DataTree or arviz.InferenceData
+            Whichever the installed ArviZ has.
+
+        Raises
+        ------
+        ModuleNotFoundError
+            Without ArviZ.
+        """
+        burn_in = self.diagnosis.burn_in
+        kept = self.chain[:, burn_in:]                       # (n_chain, n_step, n_walker, n_free)
+        by_walker = np.moveaxis(kept, 2, 1).reshape(-1, kept.shape[1], kept.shape[3])
+        logs = np.moveaxis(self.log_probability[:, burn_in:], 2, 1).reshape(len(by_walker), -1)
+        samples = {n: by_walker[..., i] for i, n in enumerate(self.names)}
+        try:
+            from arviz_base import from_dict
+        except ModuleNotFoundError:
+            try:
+                from arviz import from_dict as make
+            except ModuleNotFoundError as error:
+                raise ModuleNotFoundError(
+                    "to_arviz needs ArviZ: pip install 'stellarfit[bayes]'") from error
+            return make(posterior=samples, sample_stats={"lp": logs},
+                        attrs={"provenance": json.dumps(self.fit.provenance, default=str)})
+        return from_dict({"posterior": samples, "sample_stats": {"lp": logs}},
+                         attrs={"/": {"provenance": json.dumps(self.fit.provenance,
+                                                               default=str)}})
+
+    def save(self, path: str | Path) -> Path:
+        """Write by the suffix, whole or not at all.
+
+        ``.h5``: everything, for :func:`load_posterior`; ``.nc``: for ArviZ; others (ECSV, FITS,
+        ...): the table of samples, by astropy.
+        """
+        import h5py
+
+        with atomic_write(path) as temporary:
+            if Path(path).suffix == ".nc":
+                self.to_arviz().to_netcdf(temporary)
+            elif Path(path).suffix in (".h5", ".hdf5"):
+                with h5py.File(temporary, "w") as file:
+                    file.attrs["format"] = FORMAT
+                    d = self.diagnosis
+                    file.attrs["diagnosis"] = json.dumps(
+                        {k: getattr(d, k) for k in ("acceptance", "divergences", "stuck",
+                                                    "burn_in", "reasons")})
+                    for name, values in (("chain", self.chain), ("tau", d.tau), ("ess", d.ess),
+                                         ("rhat", d.rhat), ("predicted", self.predicted),
+                                         ("log_probability", self.log_probability)):
+                        file.create_dataset(name, data=values, fletcher32=True,
+                                            chunks=values.shape)
+                    self.fit.write_into(file.create_group("fit"))
+            else:
+                self.to_table().write(temporary)
+        return Path(path)
+
+
+def load_posterior(path: str | Path) -> Posterior:
+    """Read what :meth:`Posterior.save` wrote to an HDF5 file.
+
+    Raises
+    ------
+    FileNotFoundError
+    ValueError
+        When the file is damaged or something else.
+    """
+    import h5py
+
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no posterior at '{path}'")
+    try:
+        with h5py.File(path, "r") as file:
+            if file.attrs.get("format") != FORMAT:
+                raise ValueError(f"'{path}' is not a {FORMAT}")
+            known = json.loads(file.attrs["diagnosis"])
+            diagnosis = Diagnosis(
+                **{k: file[k][()] for k in ("tau", "ess", "rhat")},
+                **{**known, "reasons": tuple(known["reasons"])})
+            return Posterior(read_from(file["fit"]), file["chain"][()],
+                             file["log_probability"][()], diagnosis, file["predicted"][()])
+    except (OSError, KeyError) as error:
+        raise ValueError(f"'{path}' is not a readable posterior: {error}") from error

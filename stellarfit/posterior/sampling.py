@@ -1,0 +1,189 @@
+"""From an observed star to samples of its parameters' posterior."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+from tqdm import tqdm
+
+from emulators.files import atomic_write
+from stellarfit.fitting import best_of, conclude
+from stellarfit.posterior.density import Density
+from stellarfit.posterior.ensembles import Ensembles
+from stellarfit.posterior.importance import Importance
+from stellarfit.posterior.nuts import Nuts
+from stellarfit.posterior.result import Posterior
+from stellarfit.posterior.samplers import Sampler
+from stellarfit.problem import prepare
+from stellarfit.result import FitResult
+from stellarfit.weighting import Weighting
+
+Array = NDArray[np.float64]
+SAMPLERS: Mapping[str, type[Sampler]] = {
+    "emcee": Ensembles, "nuts": Nuts, "importance": Importance}
+CHECKPOINT = "stellarfit chains 1"
+#: samples whose spectra are looked at
+PREDICTED = 64
+
+
+def sample(
+    spectrum: Any, flux: Any = None, *, sampler: str = "emcee", start: FitResult | None = None,
+    max_steps: int = 3000, chains: int = 2, walkers: int | None = None,
+    checkpoint: str | Path | None = None, emulator_error: bool = True, jitter: bool = True,
+    robust: bool = True, correlation: float = 0.0, seed: int = 0, progress: bool = True,
+    **fit_options: Any,
+) -> Posterior:
+    """Sample the posterior of a star's parameters.
+
+    The star is fitted first: sampling begins there, in the noise as it is there, with the
+    continuum marginalised under a flat prior.  It goes on until it has converged
+    (`stellarfit.posterior.diagnostics`), or to `max_steps`.
+
+    Parameters
+    ----------
+    spectrum, flux
+        As in :func:`stellarfit.fit`.
+    sampler : {"emcee", "nuts", "importance"}
+        Ensembles of walkers; Pyro's no-U-turn sampler on the emulator's gradient (extra
+        ``[bayes]``); or draws from the Gaussian around the fit, weighted to be exact: fast, where
+        the posterior is near it.
+    start : FitResult, optional
+        Begin the fit here, instead of searching.
+    max_steps : int
+        Of each chain; of importance sampling the number of draws.
+    chains : int
+        Independent ensembles, or chains of NUTS.
+    walkers : int, optional
+        Of each ensemble, at least twice the number of free parameters; a good number by default.
+    checkpoint : path, optional
+        An HDF5 file that the chains are kept in; when it is there already they go on from it, as
+        if they had never stopped.
+    emulator_error, jitter, robust, correlation
+        As in :func:`stellarfit.fit`; what they come to at the fit stays as it is.
+    seed : int
+    progress : bool
+        Show a progress bar.
+    **fit_options
+        ``instrument``, ``resolution``, ``free``, ... of :func:`stellarfit.fit`, all but
+        its ``method``.
+
+    Returns
+    -------
+    Posterior
+
+    Raises
+    ------
+    ValueError
+        As :func:`stellarfit.fit`, for an unknown sampler, too few walkers, and a checkpoint of
+        something else.
+    ModuleNotFoundError
+        For ``sampler="nuts"`` without Pyro.
+
+    Examples
+    --------
+    >>> posterior = sample("star.fits", instrument="harps")            # doctest: +SKIP
+    >>> posterior.converged, posterior.interval("mg_fe")               # doctest: +SKIP
+    """
+    if sampler not in SAMPLERS:
+        raise ValueError(f"unknown sampler {sampler!r}; valid: {', '.join(SAMPLERS)}")
+    if max_steps < 2:
+        raise ValueError(f"max_steps must be at least 2, got {max_steps}")
+    weighting = Weighting(emulator_error, jitter, robust, correlation)
+    with threadpool_limits(1, user_api="blas"):  # as in `fit`
+        problems = prepare([spectrum], flux, start=start, seed=seed, weighting=weighting,
+                           **fit_options)
+        problem, solution, runner_up = best_of(problems)
+        best = conclude(problem, solution, runner_up)[0]
+        density = Density(problem, best)
+        running = SAMPLERS[sampler](density, chains=chains, walkers=walkers, seed=seed)
+        identity = {"sampler": running.name, "chains": chains, "walkers": walkers, "seed": seed,
+                    "data": _checksum(best), "emulator": best.provenance["emulator_sha256"],
+                    "parameters": list(best.names)}
+        if checkpoint is not None and Path(checkpoint).exists():
+            _resume(running, Path(checkpoint), identity)
+        _run(running, max_steps, checkpoint, identity, progress)
+        best = replace(best, provenance={
+            **best.provenance, "sampler": running.name, "sampler_seed": seed,
+            "data_sha256": identity["data"], "steps": running.chain.shape[1]})
+        found = Posterior(best, running.chain, running.log_probability, running.diagnose(),
+                          np.empty((3, 0)))
+        return replace(found, predicted=_predicted(density, found.samples, seed))
+
+
+def _predicted(density: Density, samples: Array, seed: int) -> Array:
+    """Return the interval (3, n_pix) of the spectra of some samples."""
+    some = np.random.default_rng(seed).permutation(len(samples))[:PREDICTED]
+    if len(some) == 0:
+        return np.full((3, len(density.best.model)), np.nan)
+    return np.percentile(density.predicted(samples[some]), [15.87, 50.0, 84.13], axis=0)
+
+
+def _run(
+    running: Sampler, max_steps: int, checkpoint: str | Path | None, identity: Mapping[str, Any],
+    progress: bool,
+) -> None:
+    """Take blocks of steps until the samples are good, or `max_steps`."""
+    steps, chains = running.chain.shape[1], running.chain.shape[0]
+    with tqdm(total=max_steps * chains, initial=steps * chains, desc=running.name, unit="step",
+              disable=None if progress else True) as bar:
+        while running.chain.shape[1] < max_steps:
+            running.advance(min(running.block, max_steps - running.chain.shape[1]), bar.update)
+            if checkpoint is not None:
+                _keep(running, checkpoint, identity)
+            found = running.diagnose()
+            if found.converged:
+                break
+            bar.set_postfix_str(found.reasons[0][:60])
+
+
+def _checksum(fit: FitResult) -> str:
+    """Return the SHA-256 of the pixels that were fitted."""
+    digest = hashlib.sha256()
+    for spectrum in fit.spectra:
+        for values in (spectrum.wavelength, spectrum.flux, spectrum.ivar):
+            digest.update(np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()
+
+
+def _keep(running: Sampler, path: str | Path, identity: Mapping[str, Any]) -> None:
+    """Write the chains and how to go on with them, whole or not at all."""
+    import h5py
+
+    with atomic_write(path) as temporary, h5py.File(temporary, "w") as file:
+        file.attrs["format"] = CHECKPOINT
+        file.attrs["identity"] = json.dumps(identity)
+        file["chain"], file["log_probability"] = running.chain, running.log_probability
+        for name, values in running.state().items():
+            file[f"state/{name}"] = values
+
+
+def _resume(running: Sampler, path: Path, identity: Mapping[str, Any]) -> None:
+    """Go on with the chains of a file.
+
+    Raises
+    ------
+    ValueError
+        When they are of another star, emulator or sampler, or the file is something else.
+    """
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            if file.attrs.get("format") != CHECKPOINT:
+                raise ValueError(f"'{path}' is not a checkpoint of stellarfit.sample")
+            known = json.loads(file.attrs["identity"])
+            if other := [k for k, v in identity.items() if known.get(k) != v]:
+                raise ValueError(f"'{path}' holds chains of another {', '.join(other)}; give "
+                                 "another checkpoint, or remove it to begin anew")
+            running.restore(file["chain"][()], file["log_probability"][()],
+                            {k: v[()] for k, v in file["state"].items()})
+    except (OSError, KeyError) as error:
+        raise ValueError(f"'{path}' is not a readable checkpoint: {error}") from error

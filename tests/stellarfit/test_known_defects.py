@@ -17,6 +17,7 @@ import pytest
 import torch
 from astropy.io import fits
 from click.testing import CliRunner
+from stellarfit.sampling import log_posterior
 
 import stellarfit
 from emulators import Emulator
@@ -25,7 +26,6 @@ from stellarfit.continuum import Chebyshev
 from stellarfit.noise import Noise
 from stellarfit.problem import prepare
 from stellarfit.quality import Flag
-from stellarfit.sampling import log_posterior
 from stellarfit.spectrum import Spectrum
 
 STAR = {"teff": 5600.0, "logg": 4.3, "vmic": 1.2, "fe_h": -0.2, "rv": 10.0}

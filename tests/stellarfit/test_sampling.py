@@ -1,93 +1,251 @@
-"""Sampling: the posterior agrees with the fit, and says when it cannot be trusted."""
+"""Samples agree with the posterior, whichever sampler drew them, and say when not to trust them."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
+from scipy.stats import multivariate_t
 
-import emulators
-from stellarfit import Spectrum, sample
-from stellarfit.parameters import make_parameters
+import stellarfit
+from stellarfit import Spectrum, compare, load_posterior, sample
+from stellarfit.fitting import best_of, conclude
+from stellarfit.posterior.density import Density
+from stellarfit.posterior.importance import Importance
+from stellarfit.posterior.proposal import Around
 from stellarfit.problem import prepare
-from stellarfit.sampling import log_posterior
-from tests.stellarfit.mocks import model_of
 
 OPTIONS = {"resolution": 20_000, "free": ["teff", "fe_h"],
            "fixed": {"logg": 4.5, "vmic": 1.0, "rv": 0.0, "vsini": 0.0}}
+STAR = {"teff": 5300.0, "logg": 4.5, "vmic": 1.0, "fe_h": -0.4}
+QUICK = {"progress": False, "walkers": 12}
 
 
 @pytest.fixture(scope="module")
-def star():
-    emulator = emulators.load("mgb-fgk")
-    wavelength = np.arange(5191.0, 5199.0, 0.15)
-    parameters = make_parameters(emulator.labels, emulator.domain, resolution=20_000,
-                                 **{k: OPTIONS[k] for k in ("free", "fixed")})
-    model = model_of(emulator, parameters, wavelength, resolution=20_000)
-    with torch.no_grad():
-        flux = model(torch.tensor([[5300.0, -0.4]], dtype=torch.float64))[0].double().numpy()
-    noise = np.random.default_rng(0).standard_normal(len(flux)) / 100
-    return Spectrum(wavelength, flux + noise, ivar=np.full(len(flux), 1e4), medium="air")
+def star(lines, observe):
+    return observe(lines, STAR, snr=30.0, seed=3)
+
+
+def draw(star, lines, **options):
+    return sample(star, emulator=lines, **{**OPTIONS, **QUICK, **options})
 
 
 @pytest.fixture(scope="module")
-def posterior(star):
-    return sample(star, max_steps=400, walkers=16, seed=3, progress=False, **OPTIONS)
+def posterior(star, lines):
+    return draw(star, lines, max_steps=1500, seed=3)
 
 
-def test_the_posterior_agrees_with_the_fit(posterior):
-    fitted = posterior.fit
-    sigma = np.sqrt(np.diag(fitted.covariance))
-    assert (np.abs(posterior.samples.mean(0) - fitted.values) < 0.5 * sigma).all()
-    np.testing.assert_allclose(posterior.samples.std(0), sigma, rtol=0.3)
+@pytest.fixture(scope="module")
+def density(star, lines):
+    problem, solution, gap = best_of(prepare([star], emulator=lines, **OPTIONS))
+    return Density(problem, conclude(problem, solution, gap)[0])
 
 
-def test_the_posterior_reports_acceptance_tau_and_a_verdict(posterior):
-    assert 0.1 < posterior.acceptance < 0.9
-    assert np.isfinite(posterior.tau).all()
-    assert "autocorrelation times" in posterior.verdict
-    assert posterior.converged == (len(posterior.chain) >= 50 * posterior.tau.max())
-    assert "median" in posterior.summary()
+@pytest.fixture(scope="module")
+def on_a_grid(density):
+    """Mean and standard deviation of the posterior by brute force."""
+    best, sigma = density.best.values, np.sqrt(np.diag(density.covariance))
+    axes = [b + s * np.linspace(-6, 6, 61) for b, s in zip(best, sigma, strict=True)]
+    points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 2)
+    log = density(points)
+    weight = np.exp(log - log.max())
+    weight /= weight.sum()
+    mean = weight @ points
+    return mean, np.sqrt(weight @ (points - mean) ** 2)
 
 
-def test_a_short_chain_is_not_called_converged(star):
-    short = sample(star, max_steps=20, walkers=8, progress=False, **OPTIONS)
+@pytest.mark.parametrize("sampler", ["emcee", "nuts", "importance"])
+def test_every_sampler_has_the_moments_of_a_fine_grid(star, lines, on_a_grid, sampler) -> None:
+    if sampler == "nuts":
+        pytest.importorskip("pyro")
+    found = draw(star, lines, sampler=sampler, seed=1, max_steps=2500,
+                 walkers=12 if sampler == "emcee" else None)
+    mean, sigma = on_a_grid
+    own = 4.0 / np.sqrt(found.diagnosis.ess)
+    assert found.converged, found.verdict
+    assert (np.abs(found.samples.mean(0) - mean) < own * sigma).all()
+    assert (np.abs(found.samples.std(0) / sigma - 1.0) < own).all()
+
+
+def test_the_posterior_of_a_good_spectrum_is_that_of_the_fit(posterior) -> None:
+    assert posterior.converged
+    assert compare(posterior).agree, compare(posterior)
+
+
+def test_the_summary_names_sampler_samples_and_derived_quantities(posterior) -> None:
+    text = posterior.summary()
+    assert "emcee" in text
+    assert "median" in text
+    assert repr(posterior) == text
+    assert posterior.derived == {}
+    low, median, high = posterior.interval("teff")
+    assert low < median < high
+
+
+def test_abundances_follow_from_each_other_sample_by_sample(star, lines) -> None:
+    found = draw(star, lines, sampler="importance", walkers=None, max_steps=256,
+                 free=["teff", "fe_h", "mg_fe"])
+    np.testing.assert_allclose(found.derived["mg_h"], found.of("mg_fe") + found.of("fe_h"))
+    assert found.interval("mg_h")[1] == pytest.approx(np.median(found.derived["mg_h"]))
+    with pytest.raises(KeyError, match="'ca_fe' was not sampled"):
+        found.of("ca_fe")
+
+
+def test_a_short_chain_is_not_called_converged(star, lines) -> None:
+    short = draw(star, lines, max_steps=20)
     assert not short.converged
     assert "needed" in short.verdict
 
 
-def test_same_seed_gives_the_same_chain(star):
-    chains = [sample(star, max_steps=10, walkers=8, seed=5, progress=False, **OPTIONS).chain
-              for _ in range(2)]
-    np.testing.assert_array_equal(chains[0], chains[1])
+def test_same_seed_gives_the_same_chain_and_another_another(star, lines) -> None:
+    one, again, other = (draw(star, lines, max_steps=10, seed=s).chain for s in (5, 5, 6))
+    np.testing.assert_array_equal(one, again)
+    assert not np.array_equal(one, other)
 
 
-def test_nothing_outside_the_domain_has_a_probability(star):
-    problem = prepare([star], **OPTIONS)[0]
-    value = log_posterior(problem, np.array([[5300.0, -0.4], [7500.0, -0.4], [5300.0, 0.7]]))
+@pytest.mark.parametrize("sampler", ["emcee", "nuts", "importance"])
+def test_what_was_interrupted_goes_on_as_if_it_had_not_been(
+        star, lines, tmp_path, monkeypatch, sampler) -> None:
+    if sampler == "nuts":
+        pytest.importorskip("pyro")
+    from stellarfit.posterior.sampling import SAMPLERS
+
+    monkeypatch.setattr(SAMPLERS[sampler], "block", 8)
+    options = {"sampler": sampler, "walkers": 12 if sampler == "emcee" else None, "seed": 4}
+    whole = draw(star, lines, max_steps=24, **options)
+    file = tmp_path / "chains.h5"
+    draw(star, lines, max_steps=16, checkpoint=file, **options)
+    resumed = draw(star, lines, max_steps=24, checkpoint=file, **options)
+    np.testing.assert_array_equal(resumed.samples, whole.samples)
+
+
+def test_chains_of_another_star_or_sampler_are_not_gone_on_with(star, lines, tmp_path) -> None:
+    file = tmp_path / "chains.h5"
+    draw(star, lines, max_steps=10, checkpoint=file)
+    other = Spectrum(star.wavelength, 1.01 * star.flux, ivar=star.ivar, medium=star.medium)
+    with pytest.raises(ValueError, match="holds chains of another data"):
+        draw(other, lines, max_steps=10, checkpoint=file)
+    with pytest.raises(ValueError, match="holds chains of another seed"):
+        draw(star, lines, max_steps=10, checkpoint=file, seed=8)
+    (tmp_path / "broken.h5").write_bytes(file.read_bytes()[:900])
+    with pytest.raises(ValueError, match="not a readable checkpoint"):
+        draw(star, lines, max_steps=10, checkpoint=tmp_path / "broken.h5")
+
+
+def test_nothing_outside_the_domain_has_a_probability(density) -> None:
+    theta = np.array([density.best.values, [9000.0, 0.0], [np.nan, 0.0]])
+    value = density(theta)
     assert np.isfinite(value[0])
     assert np.isneginf(value[1:]).all()
 
 
-def test_samples_stay_in_the_domain(posterior):
-    labels = posterior.samples @ np.array([[1.0, 0.0], [0.0, 1.0]])
-    assert (labels[:, 0] >= 4000).all()
-    assert (labels[:, 0] <= 7000).all()
+def test_the_smooth_density_is_the_same_inside_and_falls_off_beyond(density) -> None:
+    inside = density.scattered(4, np.random.default_rng(0))
+    smooth = np.array([float(density.smooth(torch.as_tensor(t))) for t in inside])
+    np.testing.assert_allclose(smooth - smooth[0], density(inside) - density(inside)[0], atol=1e-6)
+    beyond = torch.tensor([8000.0, -0.4], dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(density.smooth(beyond), beyond)
+    assert slope[0] < 0
+    assert torch.isfinite(slope).all()
+
+
+def test_a_label_at_its_bound_keeps_its_samples_inside(star, lines) -> None:
+    found = draw(star, lines, max_steps=1000, priors={"fe_h": "uniform:-2:-0.4"})
+    metals = found.of("fe_h")
+    assert metals.max() <= -0.4
+    assert metals.max() > -0.41
+    assert found.converged, found.verdict
+
+
+def test_a_parameter_that_the_spectrum_says_nothing_of_fills_its_prior(star, lines) -> None:
+    # calcium has no line in these spectra
+    found = draw(star, lines, free=["teff", "fe_h", "ca_fe"], max_steps=1500,
+                 priors={"ca_fe": "uniform:-0.3:0.3"})
+    spread = found.of("ca_fe").std()
+    assert spread == pytest.approx(0.6 / np.sqrt(12.0), rel=0.15)
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({"sampler": "gibbs"}, "unknown sampler 'gibbs'; valid: emcee"),
     ({"walkers": 3}, "3 walkers are too few for 2 parameters"),
-    ({"max_steps": 0}, "max_steps must be at least 2"),
+    ({"sampler": "gibbs"}, "unknown sampler 'gibbs'; valid: emcee, nuts, importance"),
+    ({"max_steps": 1}, "max_steps must be at least 2"),
+    ({"chains": 0}, "expected at least one ensemble"),
+    ({"sampler": "importance", "walkers": 8}, "has no walkers"),
+    ({"priors": {"teff": "gaussian:9000:1"}, "free": ["fe_h"],
+      "fixed": {**OPTIONS["fixed"], "teff": 5300}}, "does not move in this fit"),
 ])
-def test_bad_settings_end_in_a_sentence(star, options, message):
+def test_bad_settings_end_in_a_sentence(star, lines, options, message) -> None:
     with pytest.raises(ValueError, match=message):
-        sample(star, progress=False, **{**OPTIONS, **options})
+        draw(star, lines, **options)
 
 
-def test_samples_are_written_with_units(posterior, tmp_path):
-    from astropy.table import Table
+def test_a_posterior_that_is_no_gaussian_is_not_called_one(density) -> None:
+    narrow = Density(density.problem, density.best)
+    narrow.__dict__["covariance"] = density.covariance * 0.01  # far too sure of itself
+    running = Importance(narrow, seed=0)
+    running.advance(512, lambda: None)
+    found = running.diagnose()
+    assert not found.converged
+    assert "draws count" in found.verdict
 
-    table = Table.read(posterior.save(tmp_path / "samples.ecsv"))
-    assert str(table["teff"].unit) == "K"
+
+def test_proposals_have_the_density_that_they_claim() -> None:
+    covariance = np.array([[4.0, 1.0], [1.0, 2.0]])
+    around = Around(np.array([1.0, -2.0]), covariance, freedom=5.0)
+    points = around.draw(20_000, np.random.RandomState(0))
+    np.testing.assert_allclose(np.cov(points.T), covariance * 5.0 / 3.0, rtol=0.1)
+    expected = multivariate_t([1.0, -2.0], covariance, df=5.0).logpdf(points[:50])
+    np.testing.assert_allclose(around.log_density(points[:50]), expected, rtol=1e-6)
+
+
+def test_everything_is_saved_and_comes_back(posterior, tmp_path) -> None:
+    again = load_posterior(posterior.save(tmp_path / "p.h5"))
+    np.testing.assert_array_equal(again.samples, posterior.samples)
+    np.testing.assert_array_equal(again.predicted, posterior.predicted)
+    assert again.summary() == posterior.summary()
+    table = posterior.to_table()
+    posterior.save(tmp_path / "p.ecsv")
+    assert table["teff"].unit == "K"
     assert len(table) == len(posterior.samples)
+    assert {"emulator_sha256", "sampler_seed", "data_sha256", "version"} <= set(table.meta)
+    rows = posterior.to_summary_table()
+    assert list(rows["parameter"]) == ["teff", "fe_h"]
+    (tmp_path / "broken.h5").write_bytes((tmp_path / "p.h5").read_bytes()[:700])
+    for broken, kind in ((tmp_path / "broken.h5", ValueError),
+                         (tmp_path / "absent.h5", FileNotFoundError)):
+        with pytest.raises(kind):
+            load_posterior(broken)
+
+
+def test_arviz_takes_the_samples(posterior, tmp_path) -> None:
+    pytest.importorskip("arviz_base")
+    tree = posterior.to_arviz()
+    values = np.asarray(tree["posterior"]["teff"])
+    assert values.size == len(posterior.samples)
+    posterior.save(tmp_path / "p.nc")
+    assert (tmp_path / "p.nc").stat().st_size > 0
+
+
+def test_pictures_are_drawn(posterior, tmp_path) -> None:
+    pytest.importorskip("corner")
+    for name in ("corner", "trace", "plot"):
+        path = getattr(posterior, name)(tmp_path / f"{name}.png")
+        assert path.stat().st_size > 10_000
+
+
+def test_comparison_says_what_differs(posterior) -> None:
+    from dataclasses import replace
+
+    fit = posterior.fit
+    shifted = replace(fit, values=fit.values - np.sqrt(np.diag(fit.covariance)),
+                      covariance=0.25 * fit.covariance)
+    found = compare(posterior, shifted)
+    assert not found.agree
+    assert "too low" in found.differences[0].words
+    assert "its error is 5" in found.differences[0].words  # 50 % too small
+    with pytest.raises(ValueError, match="nothing to compare"):
+        compare(posterior, replace(fit, names=("a", "b")))
+
+
+def test_samples_of_the_same_star_come_from_the_package_itself() -> None:
+    assert stellarfit.sample is sample

@@ -34,6 +34,8 @@ from stellarfit.parameters import RESOLUTION_MARGIN, SHARED, Parameters
 
 #: room (km/s) for rotation around observed pixels, beyond the range of velocities
 ROTATION_MARGIN = 300.0
+#: a macroturbulent profile has ended by so many times its velocity
+VMAC_REACH = 4.0
 
 
 def _tangent(function: Callable[[Tensor], Tensor], at: Tensor, direction: Tensor) -> Tensor:
@@ -98,7 +100,7 @@ class ForwardModel:
         """Cover what the observed pixels need, in whole steps from the first training pixel."""
         log_low, log_high = self._log_range
         shifts = np.arctanh(np.array(rv_range) / SPEED_OF_LIGHT)
-        margin = 8.0 * SIGMA_PER_FWHM / resolution + ROTATION_MARGIN / SPEED_OF_LIGHT
+        margin = 8.0 * SIGMA_PER_FWHM / resolution + self._largest_broadening() / SPEED_OF_LIGHT
         need_low = np.log(min(a.wavelength[0] for a in self.arms)) - shifts.max() - margin
         need_high = np.log(max(a.wavelength[-1] for a in self.arms)) - shifts.min() + margin
         last = math.floor((log_high - log_low) / self.log_step + 1e-3)
@@ -110,6 +112,14 @@ class ForwardModel:
         # Rounding must not carry the ends beyond the emulator's range.
         grid = np.clip(grid, *self.emulator.wavelength_range)
         self.grid = torch.as_tensor(grid, device=self.emulator.device)
+
+    def _largest_broadening(self) -> float:
+        """Return how far (km/s) rotation and macroturbulence may carry light."""
+        vsini, vmac = (SHARED.index(n) for n in ("vsini", "vmac"))
+        if self.parameters.stage_A[[vsini, vmac]].any():
+            return ROTATION_MARGIN
+        fixed = self.parameters.stage_b
+        return min(ROTATION_MARGIN, float(fixed[vsini] + VMAC_REACH * fixed[vmac]))
 
     def covers(self, rv_range: tuple[float, float]) -> NDArray[np.bool_]:
         """Return the pixels, (n_pix,) bool, that see the emulator's range at all these velocities.

@@ -9,7 +9,7 @@ Statistics* 3, 395).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +31,9 @@ class Importance:
     Parameters
     ----------
     density : Density
-    chains, walkers : None
+    chains : int
+        Makes no difference.
+    walkers : None
         There are none.
     seed : int
     """
@@ -40,8 +42,7 @@ class Importance:
     block: ClassVar[int] = 128
 
     def __init__(
-        self, density: Density, *, chains: int | None = None, walkers: int | None = None,
-        seed: int = 0,
+        self, density: Density, *, chains: int = 1, walkers: int | None = None, seed: int = 0
     ) -> None:
         if walkers is not None:
             raise ValueError("sampler='importance' has no walkers; max_steps= is its number of "
@@ -107,7 +108,7 @@ class Importance:
 
     def state(self) -> dict[str, NDArray[np.generic]]:
         """Return draws, weights and the generator of random numbers."""
-        key = self._random.get_state()
+        key: Any = self._random.get_state()
         return {"draws": self._draws, "logs": self._logs, "log_weights": self._log_weights,
                 "keys": np.asarray(key[1]), "place": np.array([key[2], key[3]]),
                 "cached": np.array([key[4]])}

@@ -22,14 +22,18 @@ class Sampler(Protocol):
     name : str
     block : int
         Steps between two looks at how good the samples are.
-    chain : (n_chain, n_step, n_walker, n_free) float64
-    log_probability : (n_chain, n_step, n_walker) float64
     """
 
     name: ClassVar[str]
     block: ClassVar[int]
-    chain: Array
-    log_probability: Array
+
+    @property
+    def chain(self) -> Array:
+        """Samples from the first step on, (n_chain, n_step, n_walker, n_free)."""
+
+    @property
+    def log_probability(self) -> Array:
+        """Of the samples, (n_chain, n_step, n_walker)."""
 
     def __init__(self, density: Density, *, chains: int, walkers: int | None, seed: int) -> None:
         """Begin around the fit."""

@@ -17,13 +17,13 @@ import pytest
 import torch
 from astropy.io import fits
 from click.testing import CliRunner
-from stellarfit.sampling import log_posterior
 
 import stellarfit
 from emulators import Emulator
 from stellarfit.cli import main
 from stellarfit.continuum import Chebyshev
 from stellarfit.noise import Noise
+from stellarfit.posterior.density import Density
 from stellarfit.problem import prepare
 from stellarfit.quality import Flag
 from stellarfit.spectrum import Spectrum
@@ -208,5 +208,6 @@ def test_a_likelihood_that_is_not_a_number_is_none(star, lines) -> None:
     blown = problem.data.flux.clone()
     blown[0, 50] = float("nan")
     broken = replace(problem, data=replace(problem.data, flux=blown))
-    assert np.isfinite(log_posterior(problem, inside[None])[0])
-    assert np.isneginf(log_posterior(broken, inside[None])[0])
+    best = fit(star, lines)
+    assert np.isfinite(Density(problem, best)(inside[None])[0])
+    assert np.isneginf(Density(broken, best)(inside[None])[0])

@@ -23,10 +23,11 @@ from numpy.typing import NDArray
 from emulators import Emulator
 from emulators.files import atomic_write
 from stellarfit.doppler import SPEED_OF_LIGHT
+from stellarfit.hdf5 import opened
+from stellarfit.result import FitResult
 
 if TYPE_CHECKING:
     from stellarfit.forward import ForwardModel
-    from stellarfit.result import FitResult
 
 Array = NDArray[np.float64]
 FORMAT = "stellarfit-calibration"
@@ -106,18 +107,9 @@ def load_calibration(path: str | Path) -> Calibration:
     ValueError
         When the file is damaged or something else.
     """
-    import h5py
-
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"no calibration at '{path}'")
-    try:
-        with h5py.File(path, "r") as file:
-            if file.attrs.get("format") != FORMAT:
-                raise ValueError(f"'{path}' is not a {FORMAT}")
-            return Calibration(file["wavelength"][()], file["residual"][()],
-                               **json.loads(file.attrs["state"]))
-    except (OSError, KeyError) as error:
-        raise ValueError(f"'{path}' is not a readable calibration: {error}") from error
+    with opened(path, "calibration", FORMAT) as file:
+        return Calibration(file["wavelength"][()], file["residual"][()],
+                           **json.loads(file.attrs["state"]))
 
 
 def calibrate(
@@ -152,7 +144,7 @@ def calibrate(
     """
     import emulators
     from stellarfit.fitting import fit
-    from stellarfit.problem import DEFAULT_EMULATOR
+    from stellarfit.preparing import DEFAULT_EMULATOR
 
     emulator = fit_options.pop("emulator", DEFAULT_EMULATOR)
     if not isinstance(emulator, Emulator):

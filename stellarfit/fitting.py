@@ -18,8 +18,9 @@ from stellarfit import optimize
 from stellarfit.calibration import Calibration
 from stellarfit.parameters import stage_of
 from stellarfit.polytope import bounding_box
+from stellarfit.preparing import DEFAULT_EMULATOR, in_batches
 from stellarfit.priors import Prior
-from stellarfit.problem import DEFAULT_EMULATOR, Problem, in_batches
+from stellarfit.problem import Problem
 from stellarfit.quality import Flag
 from stellarfit.result import FitResult
 from stellarfit.weighting import LARGEST_FRACTION, Weighting

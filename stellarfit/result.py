@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emulators.files import atomic_write
+from stellarfit.hdf5 import opened
 from stellarfit.parameters import STAGES, stage_of
 from stellarfit.quality import describe
 from stellarfit.resolution_matrix import PixelMatrix
@@ -372,17 +373,8 @@ def load_result(path: str | Path) -> FitResult:
     ValueError
         When the file is damaged or something else.
     """
-    import h5py
-
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"no result at '{path}'")
-    try:
-        with h5py.File(path, "r") as file:
-            if file.attrs.get("format") != FORMAT:
-                raise ValueError(f"'{path}' is not a {FORMAT}")
-            return read_from(file)
-    except (OSError, KeyError) as error:
-        raise ValueError(f"'{path}' is not a readable result: {error}") from error
+    with opened(path, "result", FORMAT) as file:
+        return read_from(file)
 
 
 def read_from(group: Any) -> FitResult:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from emulators.files import atomic_write
 from emulators.labels import is_abundance
+from stellarfit.hdf5 import opened
 from stellarfit.posterior.diagnostics import Diagnosis
 from stellarfit.result import FitResult, describe_parameter, read_from
 
@@ -247,19 +248,9 @@ def load_posterior(path: str | Path) -> Posterior:
     ValueError
         When the file is damaged or something else.
     """
-    import h5py
-
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"no posterior at '{path}'")
-    try:
-        with h5py.File(path, "r") as file:
-            if file.attrs.get("format") != FORMAT:
-                raise ValueError(f"'{path}' is not a {FORMAT}")
-            known = json.loads(file.attrs["diagnosis"])
-            diagnosis = Diagnosis(
-                **{k: file[k][()] for k in ("tau", "ess", "rhat")},
-                **{**known, "reasons": tuple(known["reasons"])})
-            return Posterior(read_from(file["fit"]), file["chain"][()],
-                             file["log_probability"][()], diagnosis, file["predicted"][()])
-    except (OSError, KeyError) as error:
-        raise ValueError(f"'{path}' is not a readable posterior: {error}") from error
+    with opened(path, "posterior", FORMAT) as file:
+        known = json.loads(file.attrs["diagnosis"])
+        diagnosis = Diagnosis(**{k: file[k][()] for k in ("tau", "ess", "rhat")},
+                              **{**known, "reasons": tuple(known["reasons"])})
+        return Posterior(read_from(file["fit"]), file["chain"][()],
+                         file["log_probability"][()], diagnosis, file["predicted"][()])

@@ -16,13 +16,14 @@ from tqdm import tqdm
 
 from emulators.files import atomic_write
 from stellarfit.fitting import best_of, conclude
+from stellarfit.hdf5 import opened
 from stellarfit.posterior.density import Density
 from stellarfit.posterior.ensembles import Ensembles
 from stellarfit.posterior.importance import Importance
 from stellarfit.posterior.nuts import Nuts
 from stellarfit.posterior.result import Posterior
 from stellarfit.posterior.samplers import Sampler
-from stellarfit.problem import prepare
+from stellarfit.preparing import prepare
 from stellarfit.result import FitResult
 from stellarfit.weighting import Weighting
 
@@ -173,17 +174,10 @@ def _resume(running: Sampler, path: Path, identity: Mapping[str, Any]) -> None:
     ValueError
         When they are of another star, emulator or sampler, or the file is something else.
     """
-    import h5py
-
-    try:
-        with h5py.File(path, "r") as file:
-            if file.attrs.get("format") != CHECKPOINT:
-                raise ValueError(f"'{path}' is not a checkpoint of stellarfit.sample")
-            known = json.loads(file.attrs["identity"])
-            if other := [k for k, v in identity.items() if known.get(k) != v]:
-                raise ValueError(f"'{path}' holds chains of another {', '.join(other)}; give "
-                                 "another checkpoint, or remove it to begin anew")
-            running.restore(file["chain"][()], file["log_probability"][()],
-                            {k: v[()] for k, v in file["state"].items()})
-    except (OSError, KeyError) as error:
-        raise ValueError(f"'{path}' is not a readable checkpoint: {error}") from error
+    with opened(path, "checkpoint", CHECKPOINT) as file:
+        known = json.loads(file.attrs["identity"])
+        if other := [k for k, v in identity.items() if known.get(k) != v]:
+            raise ValueError(f"'{path}' holds chains of another {', '.join(other)}; give another "
+                             "checkpoint, or remove it to begin anew")
+        running.restore(file["chain"][()], file["log_probability"][()],
+                        {k: v[()] for k, v in file["state"].items()})

@@ -182,7 +182,7 @@ def test_a_resolution_must_be_given(star):
 
 
 def test_a_medium_that_contradicts_the_file_is_flagged():
-    from stellarfit.problem import prepare
+    from stellarfit.preparing import prepare
     from stellarfit.quality import names_of
 
     options = {"resolution": 30_000, "free": ["rv"],

@@ -24,7 +24,7 @@ from stellarfit.cli import main
 from stellarfit.continuum import Chebyshev
 from stellarfit.noise import Noise
 from stellarfit.posterior.density import Density
-from stellarfit.problem import prepare
+from stellarfit.preparing import prepare
 from stellarfit.quality import Flag
 from stellarfit.spectrum import Spectrum
 

@@ -13,7 +13,7 @@ from stellarfit.fitting import best_of, conclude
 from stellarfit.posterior.density import Density
 from stellarfit.posterior.importance import Importance
 from stellarfit.posterior.proposal import Around
-from stellarfit.problem import prepare
+from stellarfit.preparing import prepare
 
 OPTIONS = {"resolution": 20_000, "free": ["teff", "fe_h"],
            "fixed": {"logg": 4.5, "vmic": 1.0, "rv": 0.0, "vsini": 0.0}}

@@ -87,7 +87,7 @@ def test_a_better_velocity_that_cannot_be_fitted_makes_the_other_ambiguous(star,
     # so few pixels that only far shifts leave enough of them on the emulator
     first = stellarfit.fit(star, resolution=20_000, emulator=lines, free=FREE, fixed=FIXED)
     from stellarfit.fitting import best_of
-    from stellarfit.problem import prepare
+    from stellarfit.preparing import prepare
 
     problem = prepare([star], resolution=20_000, emulator=lines, free=FREE, fixed=FIXED)[0]
     seen = problem.stars[0]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from stellarfit.instrument import Instrument
     from stellarfit.posterior.comparison import compare
     from stellarfit.posterior.result import Posterior, load_posterior
-    from stellarfit.posterior.sampling import sample
+    from stellarfit.posterior.sampling import sample, sample_batch
     from stellarfit.quality import Flag
     from stellarfit.readers import read, read_all
     from stellarfit.result import FitResult, load_result
@@ -26,6 +26,7 @@ __all__ = [
     "Calibration", "FitResult", "Flag", "Instrument", "Posterior", "Spectrum",
     "calibrate", "compare", "fit", "fit_batch", "from_specutils", "load_calibration",
     "load_posterior", "load_result", "read", "read_all", "sample",
+    "sample_batch",
 ]
 
 # Loaded at first use, so that the command line can answer --help without torch.
@@ -36,6 +37,7 @@ _HOMES = {
     "fit_batch": "fitting", "from_specutils": "spectrum", "load_calibration": "calibration",
     "load_posterior": "posterior.result", "load_result": "result", "read": "readers",
     "read_all": "readers", "sample": "posterior.sampling",
+    "sample_batch": "posterior.sampling",
 }
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from stellarfit.posterior.result import Posterior
     from stellarfit.result import FitResult
 
 FAILURES = (ValueError, TypeError, OSError, ImportError, RuntimeError)
@@ -211,12 +212,14 @@ def calibrate_command(
               help="Independent ensembles, or chains of NUTS.")
 @click.option("--walkers", type=click.IntRange(4), help="Of each ensemble.")
 @click.option("--resume", is_flag=True, help="Keep chains in NAME-chains.h5, and go on from there.")
+@click.option("--many", is_flag=True,
+              help="Sample stars on the same wavelengths side by side, in one batch.")
 @click.option("--plot/--no-plot", default=True, show_default=True,
               help="Draw pairs of parameters, chains, and the spectra that samples predict.")
 def sample_command(
     files: tuple[str, ...], output: Path, sampler: str, max_steps: int, chains: int,
-    walkers: int | None, resume: bool, plot: bool, as_json: bool, threads: int, verbose: bool,
-    medium: str | None, together: bool, targets: tuple[str, ...], **options: Any,
+    walkers: int | None, resume: bool, many: bool, plot: bool, as_json: bool, threads: int,
+    verbose: bool, medium: str | None, together: bool, targets: tuple[str, ...], **options: Any,
 ) -> None:
     """Sample the posterior of stars' labels.
 
@@ -224,17 +227,29 @@ def sample_command(
 
     \b
     stellarfit sample sun.fits --instrument harps -o out
+    stellarfit sample --many --sampler importance survey/*.fits -R 20000 -o out
     """
     options = _settle(files[:1] if together else files, options, threads, verbose)
+    options |= {"sampler": sampler, "max_steps": max_steps, "chains": chains,
+                "walkers": walkers, "progress": not as_json}
     _make_folder(output)
+
+    def chains_of(stem: str) -> Path | None:
+        return output / f"{stem}-chains.h5" if resume else None
 
     def one(star: Any, stem: str) -> dict[str, Any]:
         import stellarfit
 
-        posterior = stellarfit.sample(
-            star, sampler=sampler, max_steps=max_steps, chains=chains, walkers=walkers,
-            checkpoint=output / f"{stem}-chains.h5" if resume else None,
-            progress=not as_json, **options)
+        return written(stellarfit.sample(star, checkpoint=chains_of(stem), **options), stem)
+
+    def batch(stars: list[Any], stems: list[str]) -> list[dict[str, Any]]:
+        import stellarfit
+
+        posteriors = stellarfit.sample_batch(
+            stars, checkpoints=[chains_of(s) for s in stems], **options)
+        return [written(p, stem) for p, stem in zip(posteriors, stems, strict=True)]
+
+    def written(posterior: Posterior, stem: str) -> dict[str, Any]:
         posterior.save(output / f"{stem}-samples.ecsv")
         posterior.save(output / f"{stem}-posterior.h5")
         if plot:
@@ -252,7 +267,8 @@ def sample_command(
                         zip(posterior.names, posterior.diagnosis.tau.tolist(), strict=True)},
                 "flags": posterior.fit.flags, "provenance": posterior.fit.provenance}
 
-    _each(files, one, as_json, medium=medium, together=together, targets=targets)
+    _each(files, one, as_json, medium=medium, together=together, targets=targets,
+          batch=batch if many else None)
 
 
 def _make_folder(folder: Path) -> None:
@@ -304,31 +320,65 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
 
 def _each(
     files: tuple[str, ...], one: Any, as_json: bool, *, medium: str | None, together: bool,
-    targets: tuple[str, ...],
+    targets: tuple[str, ...], batch: Any = None,
 ) -> None:
-    """Treat every star of every file; a bad one is reported and the rest go on."""
+    """Treat every star of every file; a bad one is reported and the rest go on.
+
+    With `batch`, stars on the same wavelengths are treated some at a time, and apart only where
+    that fails.
+    """
     from tqdm import tqdm
 
     groups = [list(files)] if together else [[f] for f in files]
     report: list[dict[str, Any]] = []
-    bar = tqdm(groups, unit="file", disable=True if as_json or len(groups) == 1 else None)
-    for group in bar:
-        file = group[0]
+
+    def alone(file: str, stem: str, star: Any) -> None:
+        try:
+            report.append({"file": file, "name": stem, **one(star, stem)})
+        except FAILURES as error:
+            where = file if stem == _stem(file) else f"{file}, {stem}"
+            report.append({"file": file, "name": stem, "error": _report(where, error)})
+
+    waiting: dict[bytes, list[tuple[str, str, Any]]] = {}
+    for group in tqdm(groups, unit="file", disable=True if as_json or len(groups) == 1 else None):
         try:
             stars = _read(group, medium, targets)
         except FAILURES as error:
-            report.append({"file": file, "error": _report(file, error)})
+            report.append({"file": group[0], "error": _report(group[0], error)})
             continue
         for stem, star in stars.items():
+            if batch is None:
+                alone(group[0], stem, star)
+            else:
+                waiting.setdefault(_pixels(star), []).append((group[0], stem, star))
+    for alike in waiting.values():
+        for first in range(0, len(alike), BATCH):
+            some = alike[first:first + BATCH]
             try:
-                report.append({"file": file, "name": stem, **one(star, stem)})
-            except FAILURES as error:
-                where = file if len(stars) == 1 else f"{file}, {stem}"
-                report.append({"file": file, "name": stem, "error": _report(where, error)})
+                rows = batch([star for *_, star in some], [stem for _, stem, _ in some])
+            except FAILURES:
+                for star in some:
+                    alone(*star)
+            else:
+                report += [{"file": file, "name": stem, **row}
+                           for (file, stem, _), row in zip(some, rows, strict=True)]
     if as_json:
         click.echo(json.dumps(report, indent=1, allow_nan=False))
     if any("error" in row for row in report):
         sys.exit(1)
+
+
+#: stars that are sampled side by side, and written before the next
+BATCH = 32
+
+
+def _pixels(star: Any) -> bytes:
+    """Return what stars on the same wavelengths have in common."""
+    from stellarfit.spectrum import Spectrum
+
+    arms = [star] if isinstance(star, Spectrum) else (
+        list(star.values()) if isinstance(star, dict) else list(star))
+    return b" ".join(a.wavelength.tobytes() for a in arms)
 
 
 def _read(group: list[str], medium: str | None, targets: tuple[str, ...]) -> dict[str, Any]:

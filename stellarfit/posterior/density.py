@@ -10,6 +10,7 @@ off steeply, and samples from there are left out afterwards.  Inside, both are t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 
 import numpy as np
@@ -29,21 +30,47 @@ SMOOTH = 0.1
 LARGEST = 10.0
 
 
+def log_likelihood(problem: Problem, theta: Array, stars: NDArray[np.int64]) -> Array:
+    """Return ln(likelihood) (n,) of theta (n, n_free), each of its star (n,), without gradient."""
+    values = []
+    with torch.no_grad():
+        for i in range(0, len(theta), AT_ONCE):
+            device = problem.data.flux.device
+            model = problem.model.evaluate(torch.as_tensor(theta[i:i + AT_ONCE], device=device))
+            values.append(_of_spectra(problem, model, stars[i:i + AT_ONCE]))
+    return np.asarray(torch.cat(values).cpu().numpy())
+
+
+def _of_spectra(problem: Problem, model: Tensor, stars: NDArray[np.int64]) -> Tensor:
+    """Return ln(likelihood) (n,) of normalised spectra, the continuum integrated out."""
+    solved = problem.data.project(model, torch.as_tensor(stars, device=model.device))
+    return -0.5 * (solved.chi2 + solved.log_determinant)
+
+
 class Density:
     """ln(posterior), up to a constant, of a star that has been fitted.
 
     Parameters
     ----------
     problem : Problem
-        Of one star, in the noise at its fit.
+        In the noise at its fit.
     best : FitResult
-        The fit.
+        The star's fit.
+    star : int
+        Which of the problem's.
+    likelihood : callable, optional
+        Gives ln(likelihood) (n,) of theta (n, n_free), in place of the problem's own.
     """
 
-    def __init__(self, problem: Problem, best: FitResult) -> None:
-        self.problem, self.best = problem, best
+    def __init__(
+        self, problem: Problem, best: FitResult, star: int = 0,
+        likelihood: Callable[[Array], Array] | None = None,
+    ) -> None:
+        self.problem, self.best, self.star = problem, best, star
         self.scale = problem.model.parameters.scale
-        self.G, self.h = problem.data.G, problem.data.h[0]
+        self.G, self.h = problem.data.G, problem.data.h[star]
+        self._likelihood = likelihood or (
+            lambda theta: log_likelihood(problem, theta, self._same(len(theta))))
 
     def __len__(self) -> int:
         """Return the number of free parameters."""
@@ -60,20 +87,16 @@ class Density:
         result = np.full(len(theta), -np.inf)
         if inside.any():
             allowed = theta[inside]
-            with torch.no_grad():
-                values = [self._likelihood(self.problem.model.evaluate(self._tensor(part)))
-                          for part in np.split(allowed, range(AT_ONCE, len(allowed), AT_ONCE))]
-            same = np.zeros(len(allowed), dtype=int)
-            prior = (self.problem.data.prior_residual(allowed, same) ** 2).sum(-1)
-            value = torch.cat(values).cpu().numpy() - 0.5 * prior
+            residual = self.problem.data.prior_residual(allowed, self._same(len(allowed)))
+            value = self._likelihood(allowed) - 0.5 * (residual**2).sum(-1)
             result[inside] = np.where(np.isfinite(value), value, -np.inf)
         return result
 
     def smooth(self, theta: Tensor) -> Tensor:
         """Return ln(density) of theta (n_free,), differentiable, and defined beyond the prior."""
         data = self.problem.data
-        value = self._likelihood(self.problem.model(theta[None]))[0]
-        rows, values = (self._tensor(x[0]) for x in (data.P, data.p))
+        value = _of_spectra(self.problem, self.problem.model(theta[None]), self._same(1))[0]
+        rows, values = (self._tensor(x[self.star]) for x in (data.P, data.p))
         value = value - 0.5 * ((rows @ theta - values) ** 2).sum()
         beyond = (self._tensor(self.G) @ theta - self._tensor(self.h)).clamp(min=0.0)
         return torch.as_tensor(value - 0.5 * ((beyond / self._tensor(self._edge)) ** 2).sum())
@@ -84,15 +107,12 @@ class Density:
             parts = []
             for part in np.split(theta, range(AT_ONCE, len(theta), AT_ONCE)):
                 model = self.problem.model.evaluate(self._tensor(part))
-                same = torch.zeros(len(model), dtype=torch.long, device=model.device)
+                same = torch.as_tensor(self._same(len(model)), device=model.device)
                 parts.append(model * self.problem.data.project(model, same).continuum)
             return np.asarray(torch.cat(parts).cpu().numpy())
 
-    def _likelihood(self, model: Tensor) -> Tensor:
-        """Return ln(likelihood) (n,) of normalised spectra, the continuum integrated out."""
-        same = torch.zeros(len(model), dtype=torch.long, device=model.device)
-        solved = self.problem.data.project(model, same)
-        return -0.5 * (solved.chi2 + solved.log_determinant)
+    def _same(self, count: int) -> NDArray[np.int64]:
+        return np.full(count, self.star)
 
     @cached_property
     def _edge(self) -> Array:
@@ -121,7 +141,7 @@ class Density:
         """Return points (count, n_free) of the Gaussian around the fit, inside the prior."""
         centre = self.best.values
         drawn = centre + rng.standard_normal((count, len(self))) @ self.root.T
-        points = np.array([self.problem.data.nearest(d, self.scale, 0) for d in drawn])
+        points = np.array([self.problem.data.nearest(d, self.scale, self.star) for d in drawn])
         # Points on a face would span no volume there; towards their mean it is always inside.
         inner = points.mean(axis=0)
         outside = np.linalg.norm((points - drawn) / self.scale, axis=1) > 1e-12

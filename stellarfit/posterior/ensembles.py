@@ -1,4 +1,10 @@
-"""Ensembles of walkers: emcee on the batched posterior, several independent ones."""
+"""Ensembles of walkers: emcee on the batched posterior, several independent ones.
+
+Most moves propose without regard of the present place: from around the fit, and from what an
+ensemble has learnt of its posterior.  It learns after 50, 100, 200, ... steps from the later half
+of them, so that what it knows changes ever less (Holden, Hauge & Holden 2009, Ann. Appl. Probab.
+19, 395), and depends on its chain alone: an interrupted run goes on exactly.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +17,14 @@ from numpy.typing import NDArray
 
 from stellarfit.posterior.density import Density
 from stellarfit.posterior.diagnostics import Diagnosis, diagnose
-from stellarfit.posterior.proposal import Around, independence_move
+from stellarfit.posterior.proposal import Around, Independence, around_samples
 
 Array = NDArray[np.float64]
-#: shares of the moves: draws from around the fit, differences of walkers, and the snooker, which
-#: find what the fit knows nothing of (ter Braak & Vrugt 2008, Stat. Comput. 18, 435)
-INDEPENDENT, DIFFERENCE, SNOOKER = 0.6, 0.32, 0.08
-FEWEST_WALKERS = 32
+#: shares of the moves: draws from around the samples so far and from around the fit; differences
+#: of walkers, and the snooker, which find what those know nothing of (ter Braak & Vrugt 2008, Stat.
+#: Comput. 18, 435)
+LEARNT, FITTED, DIFFERENCE, SNOOKER = 0.6, 0.15, 0.2, 0.05
+FEWEST_WALKERS = 24
 
 
 class Ensembles:
@@ -53,11 +60,12 @@ class Ensembles:
             raise ValueError(f"expected at least one ensemble, got {chains}")
         self.density = density
         around = Around(density.best.values, density.covariance)
-        moves = [(independence_move(around), INDEPENDENT), (emcee.moves.DEMove(), DIFFERENCE),
-                 (emcee.moves.DESnookerMove(), SNOOKER)]
+        self._learnt = [Independence(around) for _ in range(chains)]
         self._samplers = [
-            emcee.EnsembleSampler(count, len(density), density, vectorize=True, moves=moves)
-            for _ in range(chains)]
+            emcee.EnsembleSampler(count, len(density), density, vectorize=True, moves=[
+                (learnt, LEARNT), (Independence(around), FITTED),
+                (emcee.moves.DEMove(), DIFFERENCE), (emcee.moves.DESnookerMove(), SNOOKER)])
+            for learnt in self._learnt]
         self._states: list[Any] = []
         for k in range(chains):
             rng = np.random.default_rng([seed, k])
@@ -70,6 +78,7 @@ class Ensembles:
 
     def advance(self, steps: int, tick: Callable[[], object]) -> None:
         """Take steps with every ensemble."""
+        self._learn()
         grown: list[Array] = []
         known: list[Array] = []
         for k, sampler in enumerate(self._samplers):
@@ -84,6 +93,15 @@ class Ensembles:
             known.append(np.array(logs))
         self.chain = np.concatenate([self.chain, grown], axis=1)
         self.log_probability = np.concatenate([self.log_probability, known], axis=1)
+
+    def _learn(self) -> None:
+        """Let every ensemble propose like its samples."""
+        blocks = self.chain.shape[1] // self.block
+        if blocks:
+            steps = self.block * 2 ** (blocks.bit_length() - 1)
+            for move, chain in zip(self._learnt, self.chain, strict=True):
+                samples = chain[steps // 2:steps].reshape(-1, len(self.density))
+                move.around = around_samples(samples) or move.around
 
     def diagnose(self) -> Diagnosis:
         """Judge the samples so far."""

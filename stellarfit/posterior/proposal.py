@@ -31,7 +31,8 @@ class Around:
     """
 
     def __init__(self, centre: Array, covariance: Array, freedom: float = FREEDOM) -> None:
-        self.centre, self.freedom = np.asarray(centre), freedom
+        self.centre, self.covariance = np.asarray(centre), np.asarray(covariance)
+        self.freedom = freedom
         scale = np.sqrt(np.diag(covariance))
         correlation = covariance / np.outer(scale, scale)
         # A covariance that is singular to rounding has directions along which nothing moves.
@@ -53,10 +54,22 @@ class Around:
         return np.asarray(norm - 0.5 * (v + n) * np.log1p((white**2).sum(0) / v))
 
 
-def independence_move(around: Around) -> emcee.moves.MHMove:
-    """Return the Metropolis-Hastings move of emcee that proposes from around the fit."""
-    def proposal(coords: Array, random: np.random.RandomState) -> tuple[Array, Array]:
-        new = around.draw(len(coords), random)
-        return new, around.log_density(coords) - around.log_density(new)
+class Independence(emcee.moves.MHMove):  # type: ignore[misc]
+    """The Metropolis-Hastings move of emcee that proposes from around a point."""
 
-    return emcee.moves.MHMove(proposal)
+    def __init__(self, around: Around) -> None:
+        self.around = around
+        super().__init__(self._propose)
+
+    def _propose(self, coords: Array, random: np.random.RandomState) -> tuple[Array, Array]:
+        new = self.around.draw(len(coords), random)
+        return new, self.around.log_density(coords) - self.around.log_density(new)
+
+
+def around_samples(samples: Array, weights: Array | None = None) -> Around | None:
+    """Return a proposal like samples (n_sample, n); None where they do not span a volume."""
+    centre = np.average(samples, axis=0, weights=weights)
+    covariance = np.atleast_2d(np.cov(samples.T, aweights=weights))
+    if not (np.diag(covariance) > 0).all():
+        return None
+    return Around(centre, covariance)

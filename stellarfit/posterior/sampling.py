@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,16 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from emulators.files import atomic_write
-from stellarfit.fitting import best_of, conclude
+from stellarfit.fitting import AT_ONCE, best_of, conclude
 from stellarfit.hdf5 import opened
-from stellarfit.posterior.density import Density
+from stellarfit.posterior.density import Density, log_likelihood
 from stellarfit.posterior.ensembles import Ensembles
 from stellarfit.posterior.importance import Importance
 from stellarfit.posterior.nuts import Nuts
 from stellarfit.posterior.result import Posterior
 from stellarfit.posterior.samplers import Sampler
-from stellarfit.preparing import prepare
+from stellarfit.posterior.side_by_side import side_by_side
+from stellarfit.preparing import in_batches, prepare
 from stellarfit.result import FitResult
 from stellarfit.weighting import Weighting
 
@@ -93,30 +95,120 @@ def sample(
     >>> posterior = sample("star.fits", instrument="harps")            # doctest: +SKIP
     >>> posterior.converged, posterior.interval("mg_fe")               # doctest: +SKIP
     """
-    if sampler not in SAMPLERS:
-        raise ValueError(f"unknown sampler {sampler!r}; valid: {', '.join(SAMPLERS)}")
-    if max_steps < 2:
-        raise ValueError(f"max_steps must be at least 2, got {max_steps}")
+    how = _How(sampler, max_steps, chains, walkers)
     weighting = Weighting(emulator_error, jitter, robust, correlation)
     with threadpool_limits(1, user_api="blas"):  # as in `fit`
-        problems = prepare([spectrum], flux, start=start, seed=seed, weighting=weighting,
-                           **fit_options)
-        problem, solution, runner_up = best_of(problems)
+        problem, solution, runner_up = best_of(prepare(
+            [spectrum], flux, start=start, seed=seed, weighting=weighting, **fit_options))
         best = conclude(problem, solution, runner_up)[0]
         density = Density(problem, best)
-        running = SAMPLERS[sampler](density, chains=chains, walkers=walkers, seed=seed)
-        identity = {"sampler": running.name, "chains": chains, "walkers": walkers, "seed": seed,
-                    "data": _checksum(best), "emulator": best.provenance["emulator_sha256"],
-                    "parameters": list(best.names)}
-        if checkpoint is not None and Path(checkpoint).exists():
-            _resume(running, Path(checkpoint), identity)
-        _run(running, max_steps, checkpoint, identity, progress)
-        best = replace(best, provenance={
-            **best.provenance, "sampler": running.name, "sampler_seed": seed,
-            "data_sha256": identity["data"], "steps": running.chain.shape[1]})
-        found = Posterior(best, running.chain, running.log_probability, running.diagnose(),
-                          np.empty((3, 0)))
-        return replace(found, predicted=_predicted(density, found.samples, seed))
+        return _posterior(density, _chains(density, how, seed, checkpoint, progress), seed)
+
+
+def sample_batch(
+    spectra: Sequence[Any], *, sampler: str = "emcee", max_steps: int = 3000, chains: int = 2,
+    walkers: int | None = None, checkpoints: Sequence[str | Path | None] | None = None,
+    emulator_error: bool = True, jitter: bool = True, robust: bool = True,
+    correlation: float = 0.0, seed: int = 0, progress: bool = True, **fit_options: Any,
+) -> list[Posterior]:
+    """Sample the posteriors of stars that share their pixels side by side.
+
+    They are fitted in a batch, and what their samplers ask for is evaluated in one, which pays
+    on a device that is not filled by one star.  With ``sampler="importance"`` the Gaussian
+    around each fit is weighted to be the posterior, at about the price of the fit.
+
+    Parameters
+    ----------
+    spectra : sequence
+        As in :func:`stellarfit.fit_batch`.
+    checkpoints : sequence of path or None, optional
+        One per star.
+    seed : int
+        The k-th star (from 0) is sampled with seed + k.
+    **fit_options
+        As in :func:`sample`, the same for all stars.
+
+    Returns
+    -------
+    list of Posterior
+        In the order of the spectra.
+
+    Raises
+    ------
+    ValueError
+        As :func:`sample`, and for spectra on other wavelengths than the first.
+    """
+    how = _How(sampler, max_steps, chains, walkers)
+    if checkpoints is not None and len(checkpoints) != len(spectra):
+        raise ValueError(f"{len(checkpoints)} checkpoints for {len(spectra)} spectra")
+    weighting = Weighting(emulator_error, jitter, robust, correlation)
+    found: list[Posterior] = []
+    with threadpool_limits(1, user_api="blas"), tqdm(
+            total=len(spectra), desc=sampler, unit="star",
+            disable=None if progress else True) as bar:
+        for problems in in_batches(list(spectra), None, at_once=AT_ONCE, seed=seed,
+                                   weighting=weighting, **fit_options) if spectra else ():
+            problem, solution, runner_up = best_of(problems)
+            results = conclude(problem, solution, runner_up)
+            first = len(found)
+            seeds = [seed + first + k for k in range(len(results))]
+            kept = (checkpoints or [None] * len(spectra))[first:first + len(results)]
+
+            def run(k: int, likelihood: Callable[[Array], Array] | None) -> Sampler:
+                density = Density(problem, results[k], k, likelihood)  # noqa: B023 (within the turn)
+                running = _chains(density, how, seeds[k], kept[k], progress=False)  # noqa: B023
+                bar.update()
+                return running
+
+            if sampler == "nuts":  # whose steps are of one star
+                ran = [run(k, None) for k in range(len(results))]
+            else:
+                ran = side_by_side([partial(run, k) for k in range(len(results))],
+                                   partial(log_likelihood, problem))
+            found += [_posterior(Density(problem, results[k], k), r, seeds[k])
+                      for k, r in enumerate(ran)]
+    return found
+
+
+@dataclass(frozen=True)
+class _How:
+    """How stars are sampled."""
+
+    sampler: str
+    max_steps: int
+    chains: int
+    walkers: int | None
+
+    def __post_init__(self) -> None:
+        if self.sampler not in SAMPLERS:
+            raise ValueError(f"unknown sampler {self.sampler!r}; valid: {', '.join(SAMPLERS)}")
+        if self.max_steps < 2:
+            raise ValueError(f"max_steps must be at least 2, got {self.max_steps}")
+
+
+def _chains(
+    density: Density, how: _How, seed: int, checkpoint: str | Path | None, progress: bool
+) -> Sampler:
+    """Return a star's chains, grown until they have converged or are long enough."""
+    best = density.best
+    running = SAMPLERS[how.sampler](density, chains=how.chains, walkers=how.walkers, seed=seed)
+    identity = {"sampler": running.name, "chains": how.chains, "walkers": how.walkers,
+                "seed": seed, "data": _checksum(best),
+                "emulator": best.provenance["emulator_sha256"], "parameters": list(best.names)}
+    if checkpoint is not None and Path(checkpoint).exists():
+        _resume(running, Path(checkpoint), identity)
+    _run(running, how.max_steps, checkpoint, identity, progress)
+    return running
+
+
+def _posterior(density: Density, running: Sampler, seed: int) -> Posterior:
+    """Return chains as samples, with the spectra of some."""
+    best = replace(density.best, provenance={
+        **density.best.provenance, "sampler": running.name, "sampler_seed": seed,
+        "data_sha256": _checksum(density.best), "steps": running.chain.shape[1]})
+    found = Posterior(best, running.chain, running.log_probability, running.diagnose(),
+                      np.empty((3, 0)))
+    return replace(found, predicted=_predicted(density, found.samples, seed))
 
 
 def _predicted(density: Density, samples: Array, seed: int) -> Array:
@@ -136,7 +228,9 @@ def _run(
     with tqdm(total=max_steps * chains, initial=steps * chains, desc=running.name, unit="step",
               disable=None if progress else True) as bar:
         while running.chain.shape[1] < max_steps:
-            running.advance(min(running.block, max_steps - running.chain.shape[1]), bar.update)
+            taken = running.chain.shape[1]
+            steps = running.block - taken % running.block  # blocks begin where they always do
+            running.advance(min(steps, max_steps - taken), bar.update)
             if checkpoint is not None:
                 _keep(running, checkpoint, identity)
             found = running.diagnose()

@@ -1,0 +1,102 @@
+"""Stars that are sampled side by side: what their samplers ask for is computed in one batch.
+
+A sampler asks for the density at some tens of points, decides, and asks again.  Each star's runs
+in a thread of its own that only decides; when all have asked, the thread that began them
+evaluates the emulator once for all.  Samples are those of stars that are sampled apart.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Result = TypeVar("Result")
+#: of points (n, n_free) and the star that each is of (n,): their ln(likelihood) (n,)
+Likelihood = Callable[[Array, NDArray[np.int64]], Array]
+
+
+class _Table:
+    """Where stars ask and are answered."""
+
+    def __init__(self, count: int) -> None:
+        self.condition = threading.Condition()
+        self.running = count
+        self.asked: dict[int, Array] = {}
+        self.answers: dict[int, Array] = {}
+        self.broken = False
+
+    def ask(self, theta: Array, star: int) -> Array:
+        """Wait for the likelihood of points of a star."""
+        with self.condition:
+            self.asked[star] = theta
+            self.condition.notify_all()
+            self.condition.wait_for(lambda: star in self.answers or self.broken)
+            if self.broken:
+                raise RuntimeError("sampling was stopped")
+            return self.answers.pop(star)
+
+    def leave(self) -> None:
+        """Ask no more."""
+        with self.condition:
+            self.running -= 1
+            self.condition.notify_all()
+
+    def serve(self, likelihood: Likelihood) -> None:
+        """Answer until all have left."""
+        while True:
+            with self.condition:
+                self.condition.wait_for(lambda: len(self.asked) == self.running)
+                if not self.running:
+                    return
+                asked, self.asked = self.asked, {}
+            stars = sorted(asked)
+            sizes = [len(asked[s]) for s in stars]
+            values = likelihood(np.concatenate([asked[s] for s in stars]),
+                                np.repeat(np.array(stars), sizes))
+            parts = np.split(values, np.cumsum(sizes)[:-1])
+            with self.condition:
+                self.answers.update(zip(stars, parts, strict=True))
+                self.condition.notify_all()
+
+
+def side_by_side(
+    stars: Sequence[Callable[[Callable[[Array], Array]], Result]], likelihood: Likelihood
+) -> list[Result]:
+    """Run samplers of stars side by side.
+
+    Parameters
+    ----------
+    stars : sequence of callable
+        Each is given what evaluates its ln(likelihood) at points (n, n_free).
+    likelihood : callable
+        Of points of all stars.
+
+    Returns
+    -------
+    list
+        What the stars return.
+    """
+    table = _Table(len(stars))
+
+    def run(star: int) -> Result:
+        try:
+            return stars[star](lambda theta: table.ask(theta, star))
+        finally:
+            table.leave()
+
+    with ThreadPoolExecutor(max(1, len(stars))) as pool:
+        running = [pool.submit(run, k) for k in range(len(stars))]
+        try:
+            table.serve(likelihood)
+        except BaseException:
+            with table.condition:
+                table.broken = True
+                table.condition.notify_all()
+            raise
+        return [r.result() for r in running]

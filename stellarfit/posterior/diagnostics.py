@@ -124,12 +124,15 @@ def diagnose(
 
 
 def autocorrelation_time(chain: Array) -> Array:
-    """Return tau (n_free,), in steps, the mean over chains; NaN where a walker never moved."""
+    """Return tau (n_free,), in steps, the mean over chains; NaN where a walker never moved.
+
+    A chain whose neighbours avoid each other counts for no more than its steps: tau is at least 1.
+    """
     if chain.shape[1] < 4:
         return np.full(chain.shape[-1], np.nan)
     with np.errstate(invalid="ignore", divide="ignore"):
         each = [emcee.autocorr.integrated_time(c, tol=0) for c in chain]
-    return np.asarray(np.mean(each, axis=0))
+    return np.asarray(np.maximum(np.mean(each, axis=0), 1.0))
 
 
 def split_rhat(chain: Array) -> Array:

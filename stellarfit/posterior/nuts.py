@@ -84,7 +84,8 @@ class Nuts:
                 for _ in range(steps):
                     self._z[k] = kernel.sample({"z": self._z[k].clone()})["z"]
                     thetas.append(self._theta(k))
-                    logs.append(-float(kernel._potential_energy_last))
+                    allowed = self.density.inside(thetas[-1])
+                    logs.append(-float(kernel._potential_energy_last) if allowed else -np.inf)
                     tick()
                 self._diverged[k] += len(kernel.diagnostics()["divergences"])
                 self._random[k] = torch.get_rng_state()

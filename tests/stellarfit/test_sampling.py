@@ -159,6 +159,15 @@ def test_a_label_at_its_bound_keeps_its_samples_inside(star, lines) -> None:
     assert found.converged, found.verdict
 
 
+def test_a_gradient_sampler_leaves_out_what_it_passed_beyond_the_bound(star, lines) -> None:
+    pytest.importorskip("pyro")
+    found = draw(star, lines, sampler="nuts", walkers=None, chains=1, max_steps=100,
+                 priors={"fe_h": "uniform:-2:-0.4"})
+    assert np.isneginf(found.log_probability).any()
+    assert 20 < len(found.samples) < 100
+    assert found.of("fe_h").max() <= -0.4
+
+
 def test_a_parameter_that_the_spectrum_says_nothing_of_fills_its_prior(star, lines) -> None:
     # calcium has no line in these spectra
     found = draw(star, lines, free=["teff", "fe_h", "ca_fe"], max_steps=1500,

@@ -4,12 +4,13 @@
 emulator with rotation, velocity, a continuum and noise, and the posterior is sampled: the rank of
 a truth among independent samples is then uniform (Talts et al. 2018, arXiv:1804.06788).  A test of
 samplers needs a fast emulator, not a good one: it is a Cannon that has learnt spectra of the
-shipped one (`quick_emulator`).  With ``--grid GRID`` spectra are those of the reference grid's
-validation and test stars, from the synthesis code, fitted with the shipped emulator, whose error
-is part of the noise: that tests the whole.  With ``--wrong 0.7`` the noise is said to be smaller
-than it is: the test must fail.  Stars that are in the results already, by the same code, are not
-sampled again.  Writes ``benchmarks/results/sbc-NAME.json``: ranks, their chi-square, the largest
-distance of their cumulative distribution from uniform, coverage of the 68 % and 95 % intervals.
+shipped one (`quick_emulator`).  With ``--grid GRID``
+spectra are those of the reference grid's validation stars, from the synthesis code, fitted with
+the shipped emulator, whose error is part of the noise: that tests the whole.  With ``--wrong 0.7``
+the noise is said to be smaller than it is: the test must fail.  Stars that are in the results
+already, by the same code, are not sampled again.  Writes ``benchmarks/results/sbc-NAME.json``:
+ranks, their chi-square, the largest distance of their cumulative distribution from uniform,
+coverage of the 68 % and 95 % intervals.
 ``--plot FILE`` draws what has been written.
 """
 
@@ -111,9 +112,9 @@ def one(task: tuple[int, str, float, str, str]) -> dict[str, Any]:
     if path:
         emulator = emulators.load("mgb-fgk")
         grid = emulators.Grid(path)
-        rows = stars_of(grid)
+        rows = grid.rows("validation")
         known = dict(zip(grid.label_set.names, grid.labels[rows[k]].tolist(), strict=True))
-        if emulator.errors is not None and k < len(grid.rows("validation")):
+        if emulator.errors is not None:
             emulator.errors = emulator.errors.without(k)  # as for a star it never saw
         ratios = {n[:-1] + "fe": v - known["fe_h"] for n, v in known.items()
                   if is_abundance(n) and n != "fe_h"}
@@ -147,11 +148,6 @@ def one(task: tuple[int, str, float, str, str]) -> dict[str, Any]:
         posterior.interval(n, level) for level in (0.68, 0.95))] for n in PRIOR}
     return {"star": k, "by": version, "snr": snr, "ranks": ranks, "inside": inside,
             "converged": posterior.converged, "ess": float(posterior.diagnosis.ess.min())}
-
-
-def stars_of(grid: emulators.Grid) -> np.ndarray[Any, Any]:
-    """Return rows that no emulator was trained on."""
-    return np.concatenate([grid.rows("validation"), grid.rows("test")])
 
 
 def code(path: str | None) -> str:
@@ -223,7 +219,7 @@ def main(
     name = f"{sampler}-{'grid' if grid else 'emulator'}" + (f"-{wrong:g}" if wrong != 1 else "")
     path, version = RESULTS / f"sbc-{name}.json", code(grid)
     if grid:
-        stars = min(stars, len(stars_of(emulators.Grid(grid))))
+        stars = min(stars, len(emulators.Grid(grid).rows("validation")))
     done = json.loads(path.read_text())["stars"] if path.exists() else []
     done = [s for s in done if s["by"] == version][:stars]
     known = {s["star"] for s in done}
@@ -254,27 +250,32 @@ def write(path: Path, done: list[dict[str, Any]]) -> None:
 
 
 def draw(path: Path) -> None:
-    """Draw the share of truths below each level of their posteriors, less that level."""
+    """Draw the share of truths below each level of their posteriors; and that less the level."""
     from matplotlib.figure import Figure
 
     files = sorted(RESULTS.glob("sbc-*.json"))
-    figure = Figure(figsize=(4.2 * len(files), 4.0), layout="constrained")
-    panels = figure.subplots(1, len(files), sharey=True, squeeze=False)[0]
-    for axes, file in zip(panels, files, strict=True):
+    figure = Figure(figsize=(3.6 * len(files), 6.0), layout="constrained")
+    panels = figure.subplots(2, len(files), sharex=True, sharey="row", squeeze=False,
+                             height_ratios=[3, 2])
+    level = np.linspace(0.0, 1.0, 201)
+    for (top, bottom), file in zip(panels.T, files, strict=True):
         found = json.loads(file.read_text())
         count = found["count"]
-        level = np.linspace(0.0, 1.0, 201)
         widest = kstwo.isf(0.01 / len(PRIOR), count)
-        axes.axhspan(-widest, widest, color="0.9", label="99 % band, all parameters")
+        top.fill_between(level, level - widest, level + widest, color="0.88")
+        bottom.axhspan(-widest, widest, color="0.88", label="99 % of all, if calibrated")
         for k, name in enumerate(PRIOR):
-            place = np.sort(places(found["stars"], name))
-            axes.plot(level, np.searchsorted(place, level) / count - level, lw=1.0,
-                      color=f"C{k}", label=name)
-        axes.set_title(f"{file.stem[4:]}: {count} stars", fontsize=9)
-        axes.set_xlabel("level of the posterior")
-        axes.margins(x=0)
-    panels[0].set_ylabel("share of truths below it, less the level")
-    panels[-1].legend(fontsize=6, ncol=2)
+            share = np.searchsorted(np.sort(places(found["stars"], name)), level) / count
+            top.plot(level, share, lw=0.9, color=f"C{k}")
+            bottom.plot(level, share - level, lw=0.9, color=f"C{k}", label=name)
+        top.set_title(f"{file.stem[4:]}: {count} stars", fontsize=9)
+        top.set_ylim(0.0, 1.0)
+        bottom.set_xlabel("level of the posterior")
+        bottom.margins(x=0)
+    panels[0, 0].set_ylabel("share of truths below the level")
+    panels[1, 0].set_ylabel("that, less the level")
+    figure.legend(*panels[1, 0].get_legend_handles_labels(), fontsize=7, ncol=11,
+                  loc="outside lower center")
     figure.savefig(path, dpi=130)
 
 

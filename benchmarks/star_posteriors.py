@@ -1,8 +1,8 @@
 """Posteriors of the Sun and Procyon: ``python -m benchmarks.star_posteriors SPECTRA``.
 
 SPECTRA is a folder with ``sun_harps.fits`` and ``procyon_harps.fits`` (R = 115,000).  Twelve
-abundances, Teff, log g, vmic, rv and vsini are free; ``mgb-fgk``, emcee.  The Sun is sampled without and
-with the mask of what the synthesis gets wrong in it, Procyon with it.  Writes
+abundances, Teff, log g, vmic, rv and vsini are free; ``mgb-fgk``, emcee.  The Sun is sampled
+without and with the mask of what the synthesis gets wrong in it, Procyon with it.  Writes
 ``benchmarks/results/star-posteriors.json`` and pictures into ``docs/images/``; prints tables.
 """
 

@@ -16,10 +16,12 @@ def opened(path: str | Path, what: str, format: str) -> Iterator[Any]:
     ------
     FileNotFoundError
     ValueError
-        When the file is damaged or something else.
+        When it is damaged or something else.
     """
     import h5py
 
+    if Path(path).is_dir():
+        raise ValueError(f"'{path}' is a folder, not a {what}")
     if not Path(path).is_file():
         raise FileNotFoundError(f"no {what} at '{path}'")
     try:

@@ -151,8 +151,10 @@ def _of_modes(
             problems.append(_problem(emulator, parameters, [Star(seen, modes, mode[0])], common))
         except ValueError as error:
             refusal = refusal or error
-    if not problems and refusal is not None:
-        raise refusal
+    if not problems:
+        raise refusal or ValueError(
+            f"emulator '{emulator.name}' gives no finite spectrum to compare "
+            f"'{seen.name or 'the spectrum'}' with")
     return problems
 
 

@@ -31,13 +31,19 @@ LARGEST = 10.0
 
 
 def log_likelihood(problem: Problem, theta: Array, stars: NDArray[np.int64]) -> Array:
-    """Return ln(likelihood) (n,) of theta (n, n_free), each of its star (n,), without gradient."""
+    """Return ln(likelihood) (n,) of theta (n, n_free), each of its star (n,), without gradient.
+
+    -inf where the emulator has no spectrum.
+    """
     values = []
     with torch.no_grad():
         for i in range(0, len(theta), AT_ONCE):
             device = problem.data.flux.device
             model = problem.model.evaluate(torch.as_tensor(theta[i:i + AT_ONCE], device=device))
-            values.append(_of_spectra(problem, model, stars[i:i + AT_ONCE]))
+            known = torch.isfinite(model).all(-1)
+            value = _of_spectra(problem, torch.where(known[:, None], model, 1.0),
+                                stars[i:i + AT_ONCE])
+            values.append(torch.where(known, value, -torch.inf))
     return np.asarray(torch.cat(values).cpu().numpy())
 
 

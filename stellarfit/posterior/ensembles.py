@@ -42,7 +42,7 @@ class Ensembles:
     Raises
     ------
     ValueError
-        For too few walkers or chains.
+        For too few walkers.
     """
 
     name: ClassVar[str] = "emcee"
@@ -56,8 +56,6 @@ class Ensembles:
         if count < least:
             raise ValueError(f"{count} walkers are too few for {len(density)} parameters; "
                              f"give at least {least}")
-        if chains < 1:
-            raise ValueError(f"expected at least one ensemble, got {chains}")
         self.density = density
         around = Around(density.best.values, density.covariance)
         self._learnt = [Independence(around) for _ in range(chains)]

@@ -55,8 +55,6 @@ class Nuts:
                 "sampler='nuts' needs Pyro: pip install 'stellarfit[bayes]'") from error
         if walkers not in (None, 1):
             raise ValueError("a chain of sampler='nuts' has no walkers; give chains=")
-        if chains < 1:
-            raise ValueError(f"expected at least one chain, got {chains}")
         self.density, self._nuts = density, NUTS
         self._best = torch.as_tensor(density.best.values)
         self._root = torch.as_tensor(density.root)

@@ -95,14 +95,14 @@ def sample(
     >>> posterior = sample("star.fits", instrument="harps")            # doctest: +SKIP
     >>> posterior.converged, posterior.interval("mg_fe")               # doctest: +SKIP
     """
-    how = _How(sampler, max_steps, chains, walkers)
+    how = _How(sampler, max_steps, chains, walkers, seed)
     weighting = Weighting(emulator_error, jitter, robust, correlation)
     with threadpool_limits(1, user_api="blas"):  # as in `fit`
         problem, solution, runner_up = best_of(prepare(
             [spectrum], flux, start=start, seed=seed, weighting=weighting, **fit_options))
         best = conclude(problem, solution, runner_up)[0]
         density = Density(problem, best)
-        return _posterior(density, _chains(density, how, seed, checkpoint, progress), seed)
+        return _posterior(density, _chains(density, how, checkpoint, progress), seed)
 
 
 def sample_batch(
@@ -138,7 +138,7 @@ def sample_batch(
     ValueError
         As :func:`sample`, and for spectra on other wavelengths than the first.
     """
-    how = _How(sampler, max_steps, chains, walkers)
+    how = _How(sampler, max_steps, chains, walkers, seed)
     if checkpoints is not None and len(checkpoints) != len(spectra):
         raise ValueError(f"{len(checkpoints)} checkpoints for {len(spectra)} spectra")
     weighting = Weighting(emulator_error, jitter, robust, correlation)
@@ -156,7 +156,8 @@ def sample_batch(
 
             def run(k: int, likelihood: Callable[[Array], Array] | None) -> Sampler:
                 density = Density(problem, results[k], k, likelihood)  # noqa: B023 (within the turn)
-                running = _chains(density, how, seeds[k], kept[k], progress=False)  # noqa: B023
+                running = _chains(density, replace(how, seed=seeds[k]), kept[k],  # noqa: B023
+                                  progress=False)
                 bar.update()
                 return running
 
@@ -178,22 +179,29 @@ class _How:
     max_steps: int
     chains: int
     walkers: int | None
+    seed: int
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
             raise ValueError(f"unknown sampler {self.sampler!r}; valid: {', '.join(SAMPLERS)}")
-        if self.max_steps < 2:
-            raise ValueError(f"max_steps must be at least 2, got {self.max_steps}")
+        for name, least in (("max_steps", 2), ("chains", 1), ("walkers", 4), ("seed", 0)):
+            value = getattr(self, name)
+            if value is None and name == "walkers":
+                continue
+            if not isinstance(value, (int, np.integer)) or value < least:
+                raise ValueError(f"{name} must be a whole number of at least {least}, "
+                                 f"got {value!r}")
 
 
 def _chains(
-    density: Density, how: _How, seed: int, checkpoint: str | Path | None, progress: bool
+    density: Density, how: _How, checkpoint: str | Path | None, progress: bool
 ) -> Sampler:
     """Return a star's chains, grown until they have converged or are long enough."""
     best = density.best
-    running = SAMPLERS[how.sampler](density, chains=how.chains, walkers=how.walkers, seed=seed)
+    running = SAMPLERS[how.sampler](density, chains=how.chains, walkers=how.walkers,
+                                    seed=how.seed)
     identity = {"sampler": running.name, "chains": how.chains, "walkers": how.walkers,
-                "seed": seed, "data": _checksum(best),
+                "seed": how.seed, "data": _checksum(best),
                 "emulator": best.provenance["emulator_sha256"], "parameters": list(best.names)}
     if checkpoint is not None and Path(checkpoint).exists():
         _resume(running, Path(checkpoint), identity)

@@ -141,6 +141,20 @@ def test_nothing_outside_the_domain_has_a_probability(density) -> None:
     assert np.isneginf(value[1:]).all()
 
 
+def test_where_the_emulator_has_no_spectrum_there_is_no_probability(density, monkeypatch) -> None:
+    evaluate = density.problem.model.evaluate
+
+    def broken(theta):
+        flux = evaluate(theta).clone()
+        flux[theta[:, 0] > float(density.best.values[0])] = torch.nan
+        return flux
+
+    monkeypatch.setattr(density.problem.model, "evaluate", broken)
+    value = density(density.best.values + np.array([[5.0, 0.0], [-5.0, 0.0]]))
+    assert np.isneginf(value[0])
+    assert np.isfinite(value[1])
+
+
 def test_the_smooth_density_is_the_same_inside_and_falls_off_beyond(density) -> None:
     inside = density.scattered(4, np.random.default_rng(0))
     smooth = np.array([float(density.smooth(torch.as_tensor(t))) for t in inside])
@@ -177,10 +191,15 @@ def test_a_parameter_that_the_spectrum_says_nothing_of_fills_its_prior(star, lin
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({"walkers": 3}, "3 walkers are too few for 2 parameters"),
+    ({"walkers": 4, "free": ["teff", "fe_h", "mg_fe"]}, "4 walkers are too few for 3 parameters"),
     ({"sampler": "gibbs"}, "unknown sampler 'gibbs'; valid: emcee, nuts, importance"),
-    ({"max_steps": 1}, "max_steps must be at least 2"),
-    ({"chains": 0}, "expected at least one ensemble"),
+    ({"max_steps": 1}, "max_steps must be a whole number of at least 2"),
+    ({"chains": 0}, "chains must be a whole number of at least 1"),
+    ({"walkers": 0}, "walkers must be a whole number of at least 4"),
+    ({"walkers": 12.5}, "walkers must be a whole number"),
+    ({"seed": -1}, "seed must be a whole number"),
+    ({"checkpoint": "."}, "is a folder, not a checkpoint"),
+    ({"priors": {"teff": "uniform:9000:9500"}}, "leave no point of the emulator's domain"),
     ({"sampler": "importance", "walkers": 8}, "has no walkers"),
     ({"priors": {"teff": "gaussian:9000:1"}, "free": ["fe_h"],
       "fixed": {**OPTIONS["fixed"], "teff": 5300}}, "does not move in this fit"),

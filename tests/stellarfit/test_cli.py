@@ -73,6 +73,35 @@ def test_sample_writes_samples(star, tmp_path):
     assert (tmp_path / "star.one-samples.ecsv").exists()
 
 
+def test_many_stars_are_sampled_side_by_side_and_a_bad_one_does_not_stop_them(star, tmp_path):
+    again, other, bad = (tmp_path / n for n in ("again.txt", "other.txt", "bad.txt"))
+    again.write_text(star.read_text())
+    other.write_text("\n".join(star.read_text().splitlines()[20:]))
+    bad.write_text("no star")
+    done = run("sample", "--many", star, bad, other, again, "--medium", "air", *FEW, "--json",
+               "--sampler", "importance", "--max-steps", 128, "--no-plot", "-o", tmp_path)
+    assert done.exit_code == 1
+    rows = {row.get("name", "bad"): row for row in json.loads(done.stdout)}
+    assert "error" in rows.pop("bad")
+    assert set(rows) == {"star.one", "other", "again"}
+    assert {row["provenance"]["sampler"] for row in rows.values()} == {"importance"}
+    assert all(row["median"]["teff"] > 4500 for row in rows.values())
+    assert (tmp_path / "again-posterior.h5").exists()
+
+
+def test_many_stars_of_which_one_cannot_be_fitted_are_sampled_apart(star, tmp_path):
+    short = tmp_path / "noisy.txt"
+    wavelength, flux, error = np.loadtxt(star).T
+    np.savetxt(short, np.column_stack([wavelength, np.where(wavelength > 5181.0, np.nan, flux),
+                                       error]))
+    done = run("sample", "--many", short, star, "--medium", "air", *FEW, "--json",
+               "--sampler", "importance", "--max-steps", 128, "--no-plot", "-o", tmp_path)
+    rows = {row["name"]: row for row in json.loads(done.stdout)}
+    assert done.exit_code == 1
+    assert "usable pixels" in rows["noisy"]["error"]
+    assert rows["star.one"]["converged"] in (True, False)
+
+
 def test_help_does_not_import_torch():
     code = (
         "import sys; from stellarfit.cli import main; main(['--help'], standalone_mode=False); "

@@ -10,6 +10,7 @@ import logging
 import math
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -223,7 +224,7 @@ def sample_command(
 ) -> None:
     """Sample the posterior of stars' labels.
 
-    Writes NAME-samples.ecsv, NAME-posterior.h5 and, for each FILE, three pictures.
+    Writes NAME-samples.ecsv, NAME-posterior.h5 and three pictures per star.
 
     \b
     stellarfit sample sun.fits --instrument harps -o out
@@ -242,12 +243,12 @@ def sample_command(
 
         return written(stellarfit.sample(star, checkpoint=chains_of(stem), **options), stem)
 
-    def batch(stars: list[Any], stems: list[str]) -> list[dict[str, Any]]:
+    def batch(stars: list[Any], stems: list[str]) -> list[Any]:
         import stellarfit
 
         posteriors = stellarfit.sample_batch(
             stars, checkpoints=[chains_of(s) for s in stems], **options)
-        return [written(p, stem) for p, stem in zip(posteriors, stems, strict=True)]
+        return [partial(written, p) for p in posteriors]
 
     def written(posterior: Posterior, stem: str) -> dict[str, Any]:
         posterior.save(output / f"{stem}-samples.ecsv")
@@ -265,6 +266,10 @@ def sample_command(
                 "burn_in": posterior.diagnosis.burn_in,
                 "tau": {n: _finite(t) for n, t in
                         zip(posterior.names, posterior.diagnosis.tau.tolist(), strict=True)},
+                "ess": {n: _finite(e) for n, e in
+                        zip(posterior.names, posterior.diagnosis.ess.tolist(), strict=True)},
+                "rhat": {n: _finite(r) for n, r in
+                         zip(posterior.names, posterior.diagnosis.rhat.tolist(), strict=True)},
                 "flags": posterior.fit.flags, "provenance": posterior.fit.provenance}
 
     _each(files, one, as_json, medium=medium, together=together, targets=targets,
@@ -324,17 +329,17 @@ def _each(
 ) -> None:
     """Treat every star of every file; a bad one is reported and the rest go on.
 
-    With `batch`, stars on the same wavelengths are treated some at a time, and apart only where
-    that fails.
+    With `batch`, stars on the same wavelengths are computed some at a time, and apart only where
+    that fails; it returns for each what writes it.
     """
     from tqdm import tqdm
 
     groups = [list(files)] if together else [[f] for f in files]
     report: list[dict[str, Any]] = []
 
-    def alone(file: str, stem: str, star: Any) -> None:
+    def record(file: str, stem: str, make: Any) -> None:
         try:
-            report.append({"file": file, "name": stem, **one(star, stem)})
+            report.append({"file": file, "name": stem, **make()})
         except FAILURES as error:
             where = file if stem == _stem(file) else f"{file}, {stem}"
             report.append({"file": file, "name": stem, "error": _report(where, error)})
@@ -348,20 +353,19 @@ def _each(
             continue
         for stem, star in stars.items():
             if batch is None:
-                alone(group[0], stem, star)
+                record(group[0], stem, partial(one, star, stem))
             else:
                 waiting.setdefault(_pixels(star), []).append((group[0], stem, star))
     for alike in waiting.values():
         for first in range(0, len(alike), BATCH):
             some = alike[first:first + BATCH]
             try:
-                rows = batch([star for *_, star in some], [stem for _, stem, _ in some])
-            except FAILURES:
-                for star in some:
-                    alone(*star)
-            else:
-                report += [{"file": file, "name": stem, **row}
-                           for (file, stem, _), row in zip(some, rows, strict=True)]
+                writers = batch([star for *_, star in some], [stem for _, stem, _ in some])
+            except FAILURES as error:
+                logging.getLogger(__name__).warning("stars are treated apart: %s", error)
+                writers = [None] * len(some)
+            for (file, stem, star), write in zip(some, writers, strict=True):
+                record(file, stem, partial(write, stem) if write else partial(one, star, stem))
     if as_json:
         click.echo(json.dumps(report, indent=1, allow_nan=False))
     if any("error" in row for row in report):

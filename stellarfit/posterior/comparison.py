@@ -75,13 +75,15 @@ def compare(posterior: Posterior, fit: FitResult | None = None) -> Comparison:
     Raises
     ------
     ValueError
-        When the two have no parameter in common.
+        When the two have no parameter in common, or there are no samples.
     """
     fit = posterior.fit if fit is None else fit
     common = [n for n in posterior.names if n in fit.names]
     if not common:
         raise ValueError(f"nothing to compare: the samples are of {', '.join(posterior.names)}, "
                          f"the fit is of {', '.join(fit.names)}")
+    if not len(posterior.samples):
+        raise ValueError(f"nothing to compare: there are no samples ({posterior.verdict})")
     ess = dict(zip(posterior.names, posterior.diagnosis.ess, strict=True))
     found = []
     for name in common:

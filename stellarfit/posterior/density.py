@@ -2,7 +2,8 @@
 
 The likelihood is Gaussian in the noise as it is at the fit, with the continuum marginalised
 under a flat prior (`continuum`).  The prior is uniform inside the polytope of the emulator's
-domain and the limits of the stages, times the Gaussian ones that were given.
+domain, the limits of the stages and 30 km/s on either side of the velocity that was searched for,
+times the Gaussian ones that were given.
 
 Gradient samplers cannot live with an edge: for them the density goes on beyond it and falls
 off steeply, and samples from there are left out afterwards.  Inside, both are the same.
@@ -133,6 +134,7 @@ class Density:
         given = self.best.covariance
         loose = ~np.isfinite(np.diag(given))
         spread = np.where(np.isfinite(given), given, 0.0)
+        spread[loose, :] = spread[:, loose] = 0.0  # what is left of them is no covariance
         spread[loose, loose] = self.scale[loose] ** 2
         shrink = np.minimum(1.0, LARGEST * self.scale / np.sqrt(np.diag(spread)))
         return np.asarray(spread * np.outer(shrink, shrink))
@@ -146,11 +148,12 @@ class Density:
     def scattered(self, count: int, rng: np.random.Generator) -> Array:
         """Return points (count, n_free) of the Gaussian around the fit, inside the prior."""
         centre = self.best.values
-        drawn = centre + rng.standard_normal((count, len(self))) @ self.root.T
+        several = max(count, 2 * len(self))  # whose mean is well inside
+        drawn = centre + rng.standard_normal((several, len(self))) @ self.root.T
         points = np.array([self.problem.data.nearest(d, self.scale, self.star) for d in drawn])
         # Points on a face would span no volume there; towards their mean it is always inside.
         inner = points.mean(axis=0)
         outside = np.linalg.norm((points - drawn) / self.scale, axis=1) > 1e-12
-        pull = rng.uniform(0.05, 0.95, size=(count, 1))
+        pull = rng.uniform(0.05, 0.95, size=(several, 1))
         points[outside] = (inner + pull * (points - inner))[outside]
-        return points
+        return points[:count]

@@ -4,7 +4,9 @@
   computes it (Foreman-Mackey et al. 2013, PASP 125, 306): a chain holds `TIMES_TAU` of them.
 - The effective sample size, samples / tau, is at least `LEAST_ESS` for every parameter.
 - Split R-hat: the chains, each cut into halves, agree about the mean (Gelman et al. 2013,
-  *Bayesian Data Analysis*, 3rd ed., eq. 11.4): at most `LARGEST_RHAT`.
+  *Bayesian Data Analysis*, 3rd ed., eq. 11.4): at most `LARGEST_RHAT` (the limit of Vehtari et al.
+  2021, Bayesian Anal. 16, 667).  So do single walkers, which stay apart where there are several
+  modes that none leaves; each has fewer samples, hence `LARGEST_OF_WALKERS`.
 - The mean acceptance is in `ACCEPTANCE`, no trajectory diverged, and no walker is stuck.
 """
 
@@ -20,6 +22,7 @@ Array = NDArray[np.float64]
 TIMES_TAU = 50.0
 LEAST_ESS = 400.0
 LARGEST_RHAT = 1.01
+LARGEST_OF_WALKERS = 1.1
 ACCEPTANCE = (0.1, 0.97)
 #: a walker whose moves are this fraction of the median's is stuck
 STUCK = 0.1
@@ -32,7 +35,7 @@ class Diagnosis:
     Attributes
     ----------
     tau, ess, rhat : (n_free,) float64
-        NaN where nothing has moved yet.
+        NaN where nothing has moved yet; R-hat also where there are no chains to compare.
     acceptance : float
     divergences : int
     stuck : int
@@ -62,8 +65,9 @@ class Diagnosis:
         """Why or why not, in words."""
         if self.reasons:
             return "; ".join(self.reasons)
-        return (f"at least {np.min(self.ess):.0f} independent samples of every parameter, "
-                f"split R-hat up to {np.max(self.rhat):.4f}")
+        known = np.isfinite(self.rhat)
+        return (f"at least {np.min(self.ess):.0f} independent samples of every parameter"
+                + (f", split R-hat up to {np.max(self.rhat[known]):.4f}" if known.any() else ""))
 
 
 def diagnose(
@@ -109,10 +113,14 @@ def diagnose(
         worst = names[int(np.argmin(ess))]
         reasons.append(f"only {np.min(ess):.0f} independent samples of {worst}; "
                        f"{LEAST_ESS:.0f} are needed")
-    if np.isfinite(rhat).all() and (rhat > LARGEST_RHAT).any():
-        worst = names[int(np.argmax(rhat))]
-        reasons.append(f"chains disagree about {worst} (split R-hat {np.max(rhat):.3f}, "
-                       f"at most {LARGEST_RHAT:g} is allowed)")
+    walkers = np.moveaxis(kept, 2, 1).reshape(-1, kept.shape[1], 1, kept.shape[3])
+    for who, value, most in (("chains", rhat, LARGEST_RHAT),
+                             ("walkers", split_rhat(walkers), LARGEST_OF_WALKERS)):
+        if (value > most).any():
+            k = int(np.nanargmax(value))
+            reasons.append(f"{who} disagree about {names[k]} (split R-hat {value[k]:.3f}, "
+                           f"at most {most:g} is allowed)")
+            break
     if not acceptance_limits[0] <= accepted <= acceptance_limits[1]:
         reasons.append(f"the acceptance of {accepted:.2f} lies outside "
                        f"{acceptance_limits[0]:g}-{acceptance_limits[1]:g}")
@@ -124,15 +132,25 @@ def diagnose(
 
 
 def autocorrelation_time(chain: Array) -> Array:
-    """Return tau (n_free,), in steps, the mean over chains; NaN where a walker never moved.
+    """Return tau (n_free,), in steps, the mean over chains, of walkers that move; NaN without any.
 
     A chain whose neighbours avoid each other counts for no more than its steps: tau is at least 1.
     """
     if chain.shape[1] < 4:
         return np.full(chain.shape[-1], np.nan)
     with np.errstate(invalid="ignore", divide="ignore"):
-        each = [emcee.autocorr.integrated_time(c, tol=0) for c in chain]
+        moving = [c[:, (np.diff(c, axis=0) != 0).any((0, 2))] for c in chain]
+        if any(c.shape[1] == 0 for c in moving):
+            return np.full(chain.shape[-1], np.nan)
+        each = [emcee.autocorr.integrated_time(c, tol=0) for c in moving]
     return np.asarray(np.maximum(np.mean(each, axis=0), 1.0))
+
+
+def inside(chain: Array, log_probability: Array) -> Array:
+    """Return a chain without the points that are no samples (-inf), as long as all have."""
+    taken = np.asarray(np.isfinite(log_probability).all(-1))      # (n_chain, n_step)
+    steps = int(taken.sum(1).min(initial=chain.shape[1]))
+    return np.array([c[t][:steps] for c, t in zip(chain, taken, strict=True)])
 
 
 def split_rhat(chain: Array) -> Array:

@@ -2,8 +2,8 @@
 
 Most moves propose without regard of the present place: from around the fit, and from what an
 ensemble has learnt of its posterior.  It learns after 50, 100, 200, ... steps from the later half
-of them, so that what it knows changes ever less (Holden, Hauge & Holden 2009, Ann. Appl. Probab.
-19, 395), and depends on its chain alone: an interrupted run goes on exactly.
+of them, so that what it knows changes ever less, as adaptation must (Roberts & Rosenthal 2007, J.
+Appl. Probab. 44, 458), and depends on its chain alone: an interrupted run goes on exactly.
 """
 
 from __future__ import annotations
@@ -21,9 +21,8 @@ from stellarfit.posterior.proposal import Around, Independence, around_samples
 
 Array = NDArray[np.float64]
 #: shares of the moves: draws from around the samples so far and from around the fit; differences
-#: of walkers, and the snooker, which find what those know nothing of (ter Braak & Vrugt 2008, Stat.
-#: Comput. 18, 435)
-LEARNT, FITTED, DIFFERENCE, SNOOKER = 0.6, 0.15, 0.2, 0.05
+#: of walkers, which find what those know nothing of (ter Braak 2006, Stat. Comput. 16, 239)
+LEARNT, FITTED, DIFFERENCE = 0.6, 0.15, 0.25
 FEWEST_WALKERS = 24
 
 
@@ -62,7 +61,7 @@ class Ensembles:
         self._samplers = [
             emcee.EnsembleSampler(count, len(density), density, vectorize=True, moves=[
                 (learnt, LEARNT), (Independence(around), FITTED),
-                (emcee.moves.DEMove(), DIFFERENCE), (emcee.moves.DESnookerMove(), SNOOKER)])
+                (emcee.moves.DEMove(), DIFFERENCE)])
             for learnt in self._learnt]
         self._states: list[Any] = []
         for k in range(chains):

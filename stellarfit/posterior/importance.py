@@ -125,7 +125,7 @@ class Importance:
                            f"{100 * ess / max(1, count):.1f} % of the draws count")
         return Diagnosis(
             tau=np.full(n_free, count / max(ess, 1e-300)), ess=np.full(n_free, ess),
-            rhat=np.ones(n_free), acceptance=ess / max(1, count), divergences=0, stuck=0,
+            rhat=np.full(n_free, np.nan), acceptance=ess / max(1, count), divergences=0, stuck=0,
             burn_in=0, reasons=tuple(reasons))
 
     def state(self) -> dict[str, NDArray[np.generic]]:

@@ -7,6 +7,7 @@ variance in all directions.  Each chain adapts its step in a warm-up that is thr
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,14 +16,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stellarfit.posterior.density import Density
-from stellarfit.posterior.diagnostics import Diagnosis, diagnose
+from stellarfit.posterior.diagnostics import Diagnosis, diagnose, inside
 
 Array = NDArray[np.float64]
 WARM_UP = 60
 #: a trajectory of more than 2^6 - 1 steps would be needed in no posterior this near a Gaussian
 DEEPEST = 6
-#: what a chain's mean acceptance probability may be, when steps were adapted to 0.8
+#: what the mean acceptance probability may be, when steps were adapted to 0.8
 ACCEPTANCE = (0.6, 1.0)
+#: a posterior of which less lies inside the prior is not what was sampled
+LEAST_INSIDE = 0.2
 
 
 class Nuts:
@@ -65,6 +68,7 @@ class Nuts:
                         for rng in generators]
         self._step_size = np.zeros(chains)   # 0: not warmed up yet
         self._diverged = np.zeros(chains, dtype=int)
+        self._accepted = np.zeros(chains)    # the sum over steps of their acceptance probability
         self.chain = np.empty((chains, 0, 1, len(density)))
         self.log_probability = np.empty((chains, 0, 1))
 
@@ -86,6 +90,7 @@ class Nuts:
                     logs.append(-float(kernel._potential_energy_last) if allowed else -np.inf)
                     tick()
                 self._diverged[k] += len(kernel.diagnostics()["divergences"])
+                self._accepted[k] += steps * kernel._mean_accept_prob
                 self._random[k] = torch.get_rng_state()
             grown.append(np.array(thetas)[:, None])
             known.append(np.array(logs)[:, None])
@@ -108,20 +113,30 @@ class Nuts:
         self._step_size[k] = kernel.step_size
 
     def _potential(self, z: Mapping[str, Tensor]) -> Tensor:
-        return -self.density.smooth(self._best + self._root @ z["z"])
+        theta = (self._best + self._root @ z["z"]).to(self.density.problem.data.flux.device)
+        return -self.density.smooth(theta).cpu()
 
     def _theta(self, k: int) -> Array:
         return np.asarray((self._best + self._root @ self._z[k]).detach().numpy())
 
     def diagnose(self) -> Diagnosis:
-        """Judge the samples so far."""
-        return diagnose(self.chain, names=self.density.best.names, warmed_up=True,
-                        acceptance_limits=ACCEPTANCE, divergences=int(self._diverged.sum()))
+        """Judge the samples so far, those beyond the prior left out."""
+        taken = np.isfinite(self.log_probability)
+        found = diagnose(inside(self.chain, self.log_probability), names=self.density.best.names,
+                         warmed_up=True, acceptance_limits=ACCEPTANCE,
+                         acceptance=float(self._accepted.sum() / max(1, taken.size)),
+                         divergences=int(self._diverged.sum()))
+        if taken.size and taken.mean() < LEAST_INSIDE:
+            found = replace(found, reasons=(
+                f"only {100 * taken.mean():.0f} % of the chain lies inside the prior",
+                *found.reasons))
+        return found
 
     def state(self) -> dict[str, NDArray[np.generic]]:
         """Return places, steps and generators of random numbers."""
         return {"z": self._z.detach().numpy().copy(), "step_size": self._step_size,
-                "diverged": self._diverged, "random": torch.stack(self._random).numpy()}
+                "diverged": self._diverged, "accepted": self._accepted,
+                "random": torch.stack(self._random).numpy()}
 
     def restore(
         self, chain: Array, log_probability: Array, state: Mapping[str, NDArray[np.generic]]
@@ -129,5 +144,6 @@ class Nuts:
         """Go on from there."""
         self.chain, self.log_probability = chain, log_probability
         self._z = torch.as_tensor(np.array(state["z"]))
-        self._step_size, self._diverged = (np.array(state[n]) for n in ("step_size", "diverged"))
+        self._step_size, self._diverged, self._accepted = (
+            np.array(state[n]) for n in ("step_size", "diverged", "accepted"))
         self._random = [torch.as_tensor(np.array(r)) for r in state["random"]]

@@ -28,6 +28,9 @@ def plot_corner(
     except ImportError as error:
         raise ImportError("corner plots need corner: pip install 'stellarfit[plot]'") from error
     names = posterior.names if names is None else tuple(names)
+    if len(posterior.samples) <= len(names):
+        raise ValueError(f"{len(posterior.samples)} samples are too few to draw pairs of "
+                         f"{len(names)} parameters")
     titles = _titles(posterior)
     fitted = [posterior.fit.labels.get(n, np.nan) for n in names]
     figure = corner.corner(

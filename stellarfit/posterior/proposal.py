@@ -16,7 +16,7 @@ from scipy.special import gammaln
 
 Array = NDArray[np.float64]
 #: degrees of freedom; the more dimensions, the fewer draws of a heavy-tailed t fall into the middle
-FREEDOM = 30.0
+FREEDOM = 30
 
 
 class Around:
@@ -27,10 +27,10 @@ class Around:
     centre : (n,) array
     covariance : (n, n) array
         Of the Gaussian that it is for infinite degrees of freedom.
-    freedom : float
+    freedom : int
     """
 
-    def __init__(self, centre: Array, covariance: Array, freedom: float = FREEDOM) -> None:
+    def __init__(self, centre: Array, covariance: Array, freedom: int = FREEDOM) -> None:
         self.centre, self.covariance = np.asarray(centre), np.asarray(covariance)
         self.freedom = freedom
         scale = np.sqrt(np.diag(covariance))
@@ -40,10 +40,11 @@ class Around:
             correlation + 1e-10 * np.eye(len(scale)))
 
     def draw(self, count: int, random: np.random.RandomState) -> Array:
-        """Return points (count, n)."""
-        normal = random.standard_normal((count, len(self.centre)))
-        stretch = np.sqrt(self.freedom / random.chisquare(self.freedom, size=(count, 1)))
-        return np.asarray(self.centre + stretch * (normal @ self.root.T))
+        """Return points (count, n): the same, whether drawn at once or in parts."""
+        n = len(self.centre)
+        normal = random.standard_normal((count, n + self.freedom))
+        stretch = np.sqrt(self.freedom / (normal[:, n:] ** 2).sum(1, keepdims=True))
+        return np.asarray(self.centre + stretch * (normal[:, :n] @ self.root.T))
 
     def log_density(self, points: Array) -> Array:
         """Return the logarithm of the density at points (count, n), normalised, (count,)."""

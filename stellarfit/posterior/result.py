@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from emulators.files import atomic_write
 from emulators.labels import is_abundance
 from stellarfit.hdf5 import opened
-from stellarfit.posterior.diagnostics import Diagnosis
+from stellarfit.posterior.diagnostics import Diagnosis, inside
 from stellarfit.result import FitResult, describe_parameter, read_from
 
 Array = NDArray[np.float64]
@@ -108,8 +108,13 @@ class Posterior:
                        f"them, {', '.join(self.derived) or 'nothing'}")
 
     def interval(self, name: str, level: float = ONE_SIGMA) -> tuple[float, float, float]:
-        """Return lower end, median and upper end of the central interval of a parameter."""
+        """Return lower end, median and upper end of a parameter's central interval.
+
+        NaN where there is no sample.
+        """
         tails = 50.0 * (1.0 - level)
+        if not len(self.samples):
+            return np.nan, np.nan, np.nan
         low, median, high = np.percentile(self.of(name), [tails, 50.0, 100.0 - tails])
         return float(low), float(median), float(high)
 
@@ -192,9 +197,10 @@ class Posterior:
             Without ArviZ.
         """
         burn_in = self.diagnosis.burn_in
-        kept = self.chain[:, burn_in:]                       # (n_chain, n_step, n_walker, n_free)
-        by_walker = np.moveaxis(kept, 2, 1).reshape(-1, kept.shape[1], kept.shape[3])
-        logs = np.moveaxis(self.log_probability[:, burn_in:], 2, 1).reshape(len(by_walker), -1)
+        logs = self.log_probability[:, burn_in:, :, None]
+        both = inside(np.concatenate([self.chain[:, burn_in:], logs], axis=-1), logs[..., 0])
+        by_walker = np.moveaxis(both, 2, 1).reshape(-1, both.shape[1], both.shape[3])
+        logs = by_walker[..., -1]
         samples = {n: by_walker[..., i] for i, n in enumerate(self.names)}
         try:
             from arviz_base import from_dict

@@ -33,6 +33,10 @@ Array = NDArray[np.float64]
 SAMPLERS: Mapping[str, type[Sampler]] = {
     "emcee": Ensembles, "nuts": Nuts, "importance": Importance}
 CHECKPOINT = "stellarfit chains 1"
+#: what makes a posterior, of a fit's provenance, besides emulator and data
+SETTINGS = ("priors", "fixed", "tied", "continuum", "resolution", "calibration")
+#: ln(density) of the same point, but for rounding
+SAME = 0.1
 #: samples whose spectra are looked at
 PREDICTED = 64
 
@@ -72,6 +76,7 @@ def sample(
     emulator_error, jitter, robust, correlation
         As in :func:`stellarfit.fit`; what they come to at the fit stays as it is.
     seed : int
+        Every star has random numbers of its own: those of this seed and its data.
     progress : bool
         Show a progress bar.
     **fit_options
@@ -102,7 +107,7 @@ def sample(
             [spectrum], flux, start=start, seed=seed, weighting=weighting, **fit_options))
         best = conclude(problem, solution, runner_up)[0]
         density = Density(problem, best)
-        return _posterior(density, _chains(density, how, checkpoint, progress), seed)
+        return _posterior(density, _chains(density, how, checkpoint, progress), how)
 
 
 def sample_batch(
@@ -123,8 +128,6 @@ def sample_batch(
         As in :func:`stellarfit.fit_batch`.
     checkpoints : sequence of path or None, optional
         One per star.
-    seed : int
-        The k-th star (from 0) is sampled with seed + k.
     **fit_options
         As in :func:`sample`, the same for all stars.
 
@@ -151,13 +154,11 @@ def sample_batch(
             problem, solution, runner_up = best_of(problems)
             results = conclude(problem, solution, runner_up)
             first = len(found)
-            seeds = [seed + first + k for k in range(len(results))]
             kept = (checkpoints or [None] * len(spectra))[first:first + len(results)]
 
             def run(k: int, likelihood: Callable[[Array], Array] | None) -> Sampler:
                 density = Density(problem, results[k], k, likelihood)  # noqa: B023 (within the turn)
-                running = _chains(density, replace(how, seed=seeds[k]), kept[k],  # noqa: B023
-                                  progress=False)
+                running = _chains(density, how, kept[k], progress=False)  # noqa: B023
                 bar.update()
                 return running
 
@@ -166,7 +167,7 @@ def sample_batch(
             else:
                 ran = side_by_side([partial(run, k) for k in range(len(results))],
                                    partial(log_likelihood, problem))
-            found += [_posterior(Density(problem, results[k], k), r, seeds[k])
+            found += [_posterior(Density(problem, results[k], k), r, how)
                       for k, r in enumerate(ran)]
     return found
 
@@ -199,24 +200,25 @@ def _chains(
     """Return a star's chains, grown until they have converged or are long enough."""
     best = density.best
     running = SAMPLERS[how.sampler](density, chains=how.chains, walkers=how.walkers,
-                                    seed=how.seed)
-    identity = {"sampler": running.name, "chains": how.chains, "walkers": how.walkers,
-                "seed": how.seed, "data": _checksum(best),
-                "emulator": best.provenance["emulator_sha256"], "parameters": list(best.names)}
+                                    seed=_stream(how.seed, best))
+    known = ("emulator_sha256", *SETTINGS)
+    identity = {"sampler": running.name, "chains": int(how.chains), "walkers": how.walkers and int(
+        how.walkers), "seed": int(how.seed), "data": _checksum(best), "parameters": list(
+            best.names), **{k: best.provenance[k] for k in known}}
     if checkpoint is not None and Path(checkpoint).exists():
         _resume(running, Path(checkpoint), identity)
     _run(running, how.max_steps, checkpoint, identity, progress)
     return running
 
 
-def _posterior(density: Density, running: Sampler, seed: int) -> Posterior:
+def _posterior(density: Density, running: Sampler, how: _How) -> Posterior:
     """Return chains as samples, with the spectra of some."""
     best = replace(density.best, provenance={
-        **density.best.provenance, "sampler": running.name, "sampler_seed": seed,
+        **density.best.provenance, "sampler": running.name, "sampler_seed": how.seed,
         "data_sha256": _checksum(density.best), "steps": running.chain.shape[1]})
     found = Posterior(best, running.chain, running.log_probability, running.diagnose(),
                       np.empty((3, 0)))
-    return replace(found, predicted=_predicted(density, found.samples, seed))
+    return replace(found, predicted=_predicted(density, found.samples, how.seed))
 
 
 def _predicted(density: Density, samples: Array, seed: int) -> Array:
@@ -233,6 +235,8 @@ def _run(
 ) -> None:
     """Take blocks of steps until the samples are good, or `max_steps`."""
     steps, chains = running.chain.shape[1], running.chain.shape[0]
+    if steps and running.diagnose().converged:
+        return
     with tqdm(total=max_steps * chains, initial=steps * chains, desc=running.name, unit="step",
               disable=None if progress else True) as bar:
         while running.chain.shape[1] < max_steps:
@@ -245,6 +249,12 @@ def _run(
             if found.converged:
                 break
             bar.set_postfix_str(found.reasons[0][:60])
+
+
+def _stream(seed: int, fit: FitResult) -> int:
+    """Return the seed of a star's random numbers: no two stars share theirs."""
+    digest = hashlib.sha256(f"{int(seed)} {_checksum(fit)}".encode()).digest()
+    return int.from_bytes(digest[:4], "big")
 
 
 def _checksum(fit: FitResult) -> str:
@@ -262,7 +272,7 @@ def _keep(running: Sampler, path: str | Path, identity: Mapping[str, Any]) -> No
 
     with atomic_write(path) as temporary, h5py.File(temporary, "w") as file:
         file.attrs["format"] = CHECKPOINT
-        file.attrs["identity"] = json.dumps(identity)
+        file.attrs["identity"] = json.dumps(identity, default=str)
         file["chain"], file["log_probability"] = running.chain, running.log_probability
         for name, values in running.state().items():
             file[f"state/{name}"] = values
@@ -274,12 +284,18 @@ def _resume(running: Sampler, path: Path, identity: Mapping[str, Any]) -> None:
     Raises
     ------
     ValueError
-        When they are of another star, emulator or sampler, or the file is something else.
+        When they are of another star, emulator or posterior, or the file is something else.
     """
     with opened(path, "checkpoint", CHECKPOINT) as file:
         known = json.loads(file.attrs["identity"])
-        if other := [k for k, v in identity.items() if known.get(k) != v]:
+        wanted = json.loads(json.dumps(identity, default=str))
+        if other := [k for k, v in wanted.items() if known.get(k) != v]:
             raise ValueError(f"'{path}' holds chains of another {', '.join(other)}; give another "
                              "checkpoint, or remove it to begin anew")
         running.restore(file["chain"][()], file["log_probability"][()],
                         {k: v[()] for k, v in file["state"].items()})
+    last, value = running.chain[:, -1], running.log_probability[:, -1]
+    again = running.density(last.reshape(-1, last.shape[-1])).reshape(value.shape)
+    if not np.isclose(again, value, rtol=1e-5, atol=SAME)[np.isfinite(value)].all():
+        raise ValueError(f"'{path}' holds chains of another posterior of this star: the noise is "
+                         "treated otherwise; give another checkpoint, or remove it to begin anew")

@@ -2,7 +2,8 @@
 
 A sampler asks for the density at some tens of points, decides, and asks again.  Each star's runs
 in a thread of its own that only decides; when all have asked, the thread that began them
-evaluates the emulator once for all.  Samples are those of stars that are sampled apart.
+evaluates the emulator once for all.  Samples are those of stars that are sampled apart, but for
+rounding, which depends on the company.
 """
 
 from __future__ import annotations
@@ -29,29 +30,33 @@ class _Table:
         self.running = count
         self.asked: dict[int, Array] = {}
         self.answers: dict[int, Array] = {}
-        self.broken = False
+        self.error: BaseException | None = None
 
     def ask(self, theta: Array, star: int) -> Array:
         """Wait for the likelihood of points of a star."""
         with self.condition:
             self.asked[star] = theta
             self.condition.notify_all()
-            self.condition.wait_for(lambda: star in self.answers or self.broken)
-            if self.broken:
-                raise RuntimeError("sampling was stopped")
+            self.condition.wait_for(lambda: star in self.answers or self.error is not None)
+            if self.error is not None:
+                raise RuntimeError("another star has failed") from self.error
             return self.answers.pop(star)
 
-    def leave(self) -> None:
-        """Ask no more."""
+    def leave(self, error: BaseException | None = None) -> None:
+        """Ask no more; with an error, nobody shall."""
         with self.condition:
             self.running -= 1
+            self.error = self.error or error
             self.condition.notify_all()
 
     def serve(self, likelihood: Likelihood) -> None:
         """Answer until all have left."""
         while True:
             with self.condition:
-                self.condition.wait_for(lambda: len(self.asked) == self.running)
+                self.condition.wait_for(
+                    lambda: len(self.asked) == self.running or self.error is not None)
+                if self.error is not None:
+                    raise self.error
                 if not self.running:
                     return
                 asked, self.asked = self.asked, {}
@@ -81,22 +86,28 @@ def side_by_side(
     -------
     list
         What the stars return.
+
+    Raises
+    ------
+    Exception
+        The first that a star or the evaluation raises; the other stars stop at once.
     """
     table = _Table(len(stars))
 
     def run(star: int) -> Result:
         try:
-            return stars[star](lambda theta: table.ask(theta, star))
-        finally:
-            table.leave()
+            result = stars[star](lambda theta: table.ask(theta, star))
+        except BaseException as error:
+            table.leave(error)
+            raise
+        table.leave()
+        return result
 
     with ThreadPoolExecutor(max(1, len(stars))) as pool:
-        running = [pool.submit(run, k) for k in range(len(stars))]
         try:
+            running = [pool.submit(run, k) for k in range(len(stars))]
             table.serve(likelihood)
-        except BaseException:
-            with table.condition:
-                table.broken = True
-                table.condition.notify_all()
+        except BaseException as error:
+            table.leave(error)  # so that no thread waits for an answer
             raise
         return [r.result() for r in running]

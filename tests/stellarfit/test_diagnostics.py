@@ -11,6 +11,7 @@ from stellarfit.posterior.diagnostics import (
     TIMES_TAU,
     autocorrelation_time,
     diagnose,
+    inside,
     split_rhat,
 )
 
@@ -71,3 +72,30 @@ def test_chains_that_drift_apart_in_one_half_are_seen() -> None:
     chain[:, 200:] += 0.5
     assert (split_rhat(chain) > LARGEST_RHAT).all()
     assert (split_rhat(chains(memory=0.0)) < 1.002).all()
+
+
+def test_walkers_of_two_modes_that_none_leaves_have_not_converged() -> None:
+    rng = np.random.default_rng(0)
+    chain = rng.standard_normal((2, 400, 24, 1))
+    assert diagnose(chain, names=("teff",), acceptance=0.5).converged
+    chain[:, :, ::2] += 10.0
+    found = diagnose(chain, names=("teff",), acceptance=0.5)
+    assert not found.converged
+    assert "walkers disagree about teff" in found.verdict
+
+
+def test_one_frozen_walker_is_stuck_and_the_others_have_moved() -> None:
+    chain = np.random.default_rng(0).standard_normal((2, 400, 24, 1))
+    chain[0, :, 3] = 0.5
+    found = diagnose(chain, names=("teff",), acceptance=0.5)
+    assert np.isfinite(found.tau).all()
+    assert "1 of 48 walkers are stuck" in found.verdict
+
+
+def test_points_that_are_no_samples_are_cut_out_of_all_chains_alike() -> None:
+    chain = np.arange(8.0).reshape(2, 4, 1, 1)
+    logs = np.zeros((2, 4, 1))
+    logs[0, 1] = -np.inf
+    np.testing.assert_array_equal(inside(chain, logs)[..., 0, 0], [[0, 2, 3], [4, 5, 6]])
+    logs[:] = -np.inf
+    assert inside(chain, logs).shape == (2, 0, 1, 1)

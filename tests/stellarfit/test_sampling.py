@@ -116,7 +116,7 @@ def test_what_was_interrupted_goes_on_as_if_it_had_not_been(
     options = {"sampler": sampler, "walkers": 12 if sampler == "emcee" else None, "seed": 4}
     whole = draw(star, lines, max_steps=24, **options)
     file = tmp_path / "chains.h5"
-    draw(star, lines, max_steps=16, checkpoint=file, **options)
+    draw(star, lines, max_steps=13, checkpoint=file, **options)
     resumed = draw(star, lines, max_steps=24, checkpoint=file, **options)
     np.testing.assert_array_equal(resumed.samples, whole.samples)
 
@@ -129,6 +129,10 @@ def test_chains_of_another_star_or_sampler_are_not_gone_on_with(star, lines, tmp
         draw(other, lines, max_steps=10, checkpoint=file)
     with pytest.raises(ValueError, match="holds chains of another seed"):
         draw(star, lines, max_steps=10, checkpoint=file, seed=8)
+    with pytest.raises(ValueError, match="holds chains of another priors"):
+        draw(star, lines, max_steps=10, checkpoint=file, priors={"teff": "gaussian:5300:50"})
+    with pytest.raises(ValueError, match="another posterior of this star: the noise"):
+        draw(star, lines, max_steps=10, checkpoint=file, correlation=0.3)
     (tmp_path / "broken.h5").write_bytes(file.read_bytes()[:900])
     with pytest.raises(ValueError, match="not a readable checkpoint"):
         draw(star, lines, max_steps=10, checkpoint=tmp_path / "broken.h5")
@@ -182,6 +186,38 @@ def test_a_gradient_sampler_leaves_out_what_it_passed_beyond_the_bound(star, lin
     assert found.of("fe_h").max() <= -0.4
 
 
+def test_what_lies_beyond_the_bound_is_in_no_output(star, lines, tmp_path) -> None:
+    pytest.importorskip("pyro")
+    pytest.importorskip("arviz_base")
+    found = draw(star, lines, sampler="nuts", walkers=None, chains=2, max_steps=20,
+                 priors={"fe_h": "uniform:-2:-0.4"})
+    values = np.asarray(found.to_arviz()["posterior"]["fe_h"])
+    assert values.shape[0] == 2
+    assert 0 < values.shape[1] < 20
+    assert values.max() <= -0.4
+
+
+def test_no_sample_is_said_and_breaks_nothing(star, lines, posterior) -> None:
+    from dataclasses import replace
+
+    empty = replace(posterior, log_probability=np.full_like(posterior.log_probability, -np.inf))
+    assert np.isnan(empty.interval("teff")).all()
+    assert "nan" in empty.summary()
+    for refused in (lambda: compare(empty), empty.corner):
+        with pytest.raises(ValueError, match="samples"):
+            refused()
+
+
+def test_a_parameter_without_an_error_leaves_a_covariance_to_draw_from(density) -> None:
+    from dataclasses import replace
+
+    # what a pseudo-inverse leaves beside an infinite variance belongs to no covariance
+    given = np.array([[1.0, 5.0], [5.0, np.inf]])
+    loose = Density(density.problem, replace(density.best, covariance=given))
+    assert (np.linalg.eigvalsh(loose.covariance) > 0).all()
+    assert np.isfinite(Around(density.best.values, loose.covariance).root).all()
+
+
 def test_a_parameter_that_the_spectrum_says_nothing_of_fills_its_prior(star, lines) -> None:
     # calcium has no line in these spectra
     found = draw(star, lines, free=["teff", "fe_h", "ca_fe"], max_steps=1500,
@@ -221,10 +257,10 @@ def test_a_posterior_that_is_no_gaussian_is_not_called_one(density) -> None:
 
 def test_proposals_have_the_density_that_they_claim() -> None:
     covariance = np.array([[4.0, 1.0], [1.0, 2.0]])
-    around = Around(np.array([1.0, -2.0]), covariance, freedom=5.0)
+    around = Around(np.array([1.0, -2.0]), covariance, freedom=5)
     points = around.draw(20_000, np.random.RandomState(0))
     np.testing.assert_allclose(np.cov(points.T), covariance * 5.0 / 3.0, rtol=0.1)
-    expected = multivariate_t([1.0, -2.0], covariance, df=5.0).logpdf(points[:50])
+    expected = multivariate_t([1.0, -2.0], covariance, df=5).logpdf(points[:50])
     np.testing.assert_allclose(around.log_density(points[:50]), expected, rtol=1e-6)
 
 

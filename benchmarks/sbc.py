@@ -4,15 +4,17 @@
 emulator with rotation, velocity, a continuum and noise, and the posterior is sampled: the rank of
 a truth among independent samples is then uniform (Talts et al. 2018, arXiv:1804.06788).  A test of
 samplers needs a fast emulator, not a good one: it is a Cannon that has learnt spectra of the
-shipped one (`quick_emulator`).  Jitter and outliers are left out: there are none.  With ``--grid GRID``
-spectra are those of the reference grid's validation stars, from the synthesis code, fitted with
-the shipped emulator, whose error is part of the noise: that tests the emulator and what is known of
-its errors, as far as the grid's stars are spread like the prior, uniform in the domain.  With ``--wrong 0.7``
-the noise is said to be smaller than it is: the test must fail.  Stars that are in the results
-already, by the same code, are not sampled again.  Writes ``benchmarks/results/sbc-NAME.json``:
-ranks, their chi-square, the largest distance of their cumulative distribution from uniform, how
-far truths lie from the middle of their posteriors, coverage of the 68 % and 95 % intervals.
-``--plot FILE`` draws what has been written.
+shipped one (`quick_emulator`).  Jitter and outliers are left out: there are none.
+
+With ``--grid GRID`` spectra are those of the reference grid's validation stars, from the synthesis
+code, fitted with the shipped emulator, whose error is part of the noise: that tests the emulator
+and what is known of its errors, as far as the grid's stars are spread like the prior, uniform in
+the domain.  With ``--wrong 0.7`` the noise is said to be smaller than it is: the test must fail.
+
+Stars that are in the results already, by the same code, are not sampled again.  Writes
+``benchmarks/results/sbc-NAME.json``: ranks, their chi-square, the largest distance of their
+cumulative distribution from uniform, how far truths lie from the middle of their posteriors,
+coverage of the 68 % and 95 % intervals.  ``--plot FILE`` draws what has been written.
 """
 
 from __future__ import annotations
@@ -191,8 +193,8 @@ def judge(stars: list[dict[str, Any]]) -> dict[str, Any]:
 def verdict(stars: list[dict[str, Any]]) -> dict[str, Any]:
     """Return bands that hold 99 % of calibrated samplers' coverage, and what falls outside.
 
-    Ten parameters are judged by three tests of their ranks and two of coverage: a chance of one in a
-    hundred for all together is at most one in five thousand for each.
+    Ten parameters are judged by three tests of their ranks and two of coverage: for a chance of at
+    most one in a hundred for all together, each has one in five thousand.
     """
     count, least = len(stars), 0.01 / (5 * len(PRIOR))
     bands = {f"{level:.0%}": [float(x) / count for x in binom.interval(1 - least, count, level)]

@@ -26,6 +26,7 @@ DESCRIPTIONS = {
     "teff": "effective temperature", "logg": "logarithm of the surface gravity (cgs)",
     "vmic": "microturbulent velocity", "he_frac": "helium fraction N(He)/N(H+He)",
     **{name: text for name, (_, _, text) in STAGES.items()},
+    "jitter": "noise in all pixels, a fraction of the continuum",
 }
 
 

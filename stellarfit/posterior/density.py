@@ -11,14 +11,18 @@ off steeply, and samples from there are left out afterwards.  Inside, both are t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.linalg import block_diag
 from torch import Tensor
 
+from stellarfit.continuum import project
+from stellarfit.polytope import nearest
+from stellarfit.posterior.jitter import NAME, Jitter, noise_of
 from stellarfit.problem import Problem
 from stellarfit.result import FitResult
 
@@ -31,27 +35,39 @@ SMOOTH = 0.1
 LARGEST = 10.0
 
 
-def log_likelihood(problem: Problem, theta: Array, stars: NDArray[np.int64]) -> Array:
+def log_likelihood(
+    problem: Problem, theta: Array, stars: NDArray[np.int64],
+    jitters: Mapping[int, Jitter] | None = None,
+) -> Array:
     """Return ln(likelihood) (n,) of theta (n, n_free), each of its star (n,), without gradient.
 
-    -inf where the emulator has no spectrum.
+    -inf where the emulator has no spectrum.  With `jitters`, of each star, theta ends with it.
     """
-    values = []
+    values, count = [], len(problem.model.parameters)
     with torch.no_grad():
         for i in range(0, len(theta), AT_ONCE):
-            device = problem.data.flux.device
-            model = problem.model.evaluate(torch.as_tensor(theta[i:i + AT_ONCE], device=device))
+            part = torch.as_tensor(theta[i:i + AT_ONCE], device=problem.data.flux.device)
+            model = problem.model.evaluate(part[:, :count])
             known = torch.isfinite(model).all(-1)
             value = _of_spectra(problem, torch.where(known[:, None], model, 1.0),
-                                stars[i:i + AT_ONCE])
+                                stars[i:i + AT_ONCE], part[:, count:], jitters)
             values.append(torch.where(known, value, -torch.inf))
     return np.asarray(torch.cat(values).cpu().numpy())
 
 
-def _of_spectra(problem: Problem, model: Tensor, stars: NDArray[np.int64]) -> Tensor:
+def _of_spectra(
+    problem: Problem, model: Tensor, stars: NDArray[np.int64], beside: Tensor,
+    jitters: Mapping[int, Jitter] | None,
+) -> Tensor:
     """Return ln(likelihood) (n,) of normalised spectra, the continuum integrated out."""
-    solved = problem.data.project(model, torch.as_tensor(stars, device=model.device))
-    return -0.5 * (solved.chi2 + solved.log_determinant)
+    data, index = problem.data, torch.as_tensor(stars, device=model.device)
+    if not jitters:
+        solved = data.project(model, index)
+        return -0.5 * (solved.chi2 + solved.log_determinant)
+    noise, log_det = noise_of([jitters[int(star)].noise(value[0])
+                               for star, value in zip(stars, beside, strict=True)])
+    solved = project(model, data.flux[index], noise, data.terms, data.level)
+    return -0.5 * (solved.chi2 + solved.log_determinant + log_det)
 
 
 class Density:
@@ -65,19 +81,30 @@ class Density:
         The star's fit.
     star : int
         Which of the problem's.
+    jitter : Jitter, optional
+        The last parameter, where it is one.
     likelihood : callable, optional
         Gives ln(likelihood) (n,) of theta (n, n_free), in place of the problem's own.
     """
 
     def __init__(
-        self, problem: Problem, best: FitResult, star: int = 0,
+        self, problem: Problem, best: FitResult, star: int = 0, jitter: Jitter | None = None,
         likelihood: Callable[[Array], Array] | None = None,
     ) -> None:
-        self.problem, self.best, self.star = problem, best, star
+        self.problem, self.best, self.star, self.jitter = problem, best, star, jitter
+        self.names, self.values = best.names, best.values
         self.scale = problem.model.parameters.scale
         self.G, self.h = problem.data.G, problem.data.h[star]
-        self._likelihood = likelihood or (
-            lambda theta: log_likelihood(problem, theta, self._same(len(theta))))
+        self._count = len(self.scale)
+        if jitter is not None:
+            self.names = (*self.names, NAME)
+            self.values = np.append(self.values, jitter.start)
+            self.scale = np.append(self.scale, jitter.sigma)
+            self.G = block_diag(self.G, [[1.0], [-1.0]])
+            self.h = np.append(self.h, [jitter.high, -jitter.low])
+        self._jitters = {} if jitter is None else {star: jitter}
+        self._likelihood = likelihood or (lambda theta: log_likelihood(
+            problem, theta, self._same(len(theta)), self._jitters))
 
     def __len__(self) -> int:
         """Return the number of free parameters."""
@@ -94,7 +121,8 @@ class Density:
         result = np.full(len(theta), -np.inf)
         if inside.any():
             allowed = theta[inside]
-            residual = self.problem.data.prior_residual(allowed, self._same(len(allowed)))
+            residual = self.problem.data.prior_residual(
+                allowed[:, :self._count], self._same(len(allowed)))
             value = self._likelihood(allowed) - 0.5 * (residual**2).sum(-1)
             result[inside] = np.where(np.isfinite(value), value, -np.inf)
         return result
@@ -102,9 +130,11 @@ class Density:
     def smooth(self, theta: Tensor) -> Tensor:
         """Return ln(density) of theta (n_free,), differentiable, and defined beyond the prior."""
         data = self.problem.data
-        value = _of_spectra(self.problem, self.problem.model(theta[None]), self._same(1))[0]
+        labels, beside = theta[:self._count], theta[None, self._count:]
+        value = _of_spectra(self.problem, self.problem.model(labels[None]), self._same(1), beside,
+                            self._jitters)[0]
         rows, values = (self._tensor(x[self.star]) for x in (data.P, data.p))
-        value = value - 0.5 * ((rows @ theta - values) ** 2).sum()
+        value = value - 0.5 * ((rows @ labels - values) ** 2).sum()
         beyond = (self._tensor(self.G) @ theta - self._tensor(self.h)).clamp(min=0.0)
         return torch.as_tensor(value - 0.5 * ((beyond / self._tensor(self._edge)) ** 2).sum())
 
@@ -113,7 +143,7 @@ class Density:
         with torch.no_grad():
             parts = []
             for part in np.split(theta, range(AT_ONCE, len(theta), AT_ONCE)):
-                model = self.problem.model.evaluate(self._tensor(part))
+                model = self.problem.model.evaluate(self._tensor(part[:, :self._count]))
                 same = torch.as_tensor(self._same(len(model)), device=model.device)
                 parts.append(model * self.problem.data.project(model, same).continuum)
             return np.asarray(torch.cat(parts).cpu().numpy())
@@ -132,6 +162,8 @@ class Density:
     def covariance(self) -> Array:
         """Of the Gaussian around the fit (n_free, n_free): finite, no wider than the domain."""
         given = self.best.covariance
+        if self.jitter is not None:
+            given = block_diag(given, [[self.jitter.sigma**2]])
         loose = ~np.isfinite(np.diag(given))
         spread = np.where(np.isfinite(given), given, 0.0)
         spread[loose, :] = spread[:, loose] = 0.0  # what is left of them is no covariance
@@ -147,10 +179,9 @@ class Density:
 
     def scattered(self, count: int, rng: np.random.Generator) -> Array:
         """Return points (count, n_free) of the Gaussian around the fit, inside the prior."""
-        centre = self.best.values
         several = max(count, 2 * len(self))  # whose mean is well inside
-        drawn = centre + rng.standard_normal((several, len(self))) @ self.root.T
-        points = np.array([self.problem.data.nearest(d, self.scale, self.star) for d in drawn])
+        drawn = self.values + rng.standard_normal((several, len(self))) @ self.root.T
+        points = np.array([nearest(d, self.scale, self.G, self.h) for d in drawn])
         # Points on a face would span no volume there; towards their mean it is always inside.
         inner = points.mean(axis=0)
         outside = np.linalg.norm((points - drawn) / self.scale, axis=1) > 1e-12

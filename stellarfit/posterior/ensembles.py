@@ -56,7 +56,7 @@ class Ensembles:
             raise ValueError(f"{count} walkers are too few for {len(density)} parameters; "
                              f"give at least {least}")
         self.density = density
-        around = Around(density.best.values, density.covariance)
+        around = Around(density.values, density.covariance)
         self._learnt = [Independence(around) for _ in range(chains)]
         self._samplers = [
             emcee.EnsembleSampler(count, len(density), density, vectorize=True, moves=[
@@ -102,7 +102,7 @@ class Ensembles:
 
     def diagnose(self) -> Diagnosis:
         """Judge the samples so far."""
-        return diagnose(self.chain, names=self.density.best.names)
+        return diagnose(self.chain, names=self.density.names)
 
     def state(self) -> dict[str, NDArray[np.generic]]:
         """Return the generators of random numbers; walkers are where the chain ends."""

@@ -56,7 +56,7 @@ class Importance:
             raise ValueError("sampler='importance' has no walkers; max_steps= is its number of "
                              "draws")
         self.density = density
-        self._arounds = [Around(density.best.values, density.covariance)]
+        self._arounds = [Around(density.values, density.covariance)]
         self._counts = [0]
         self._random = np.random.RandomState(seed)
         self._draws, self._logs = np.empty((0, len(density))), np.empty(0)

@@ -59,7 +59,7 @@ class Nuts:
         if walkers not in (None, 1):
             raise ValueError("a chain of sampler='nuts' has no walkers; give chains=")
         self.density, self._nuts = density, NUTS
-        self._best = torch.as_tensor(density.best.values)
+        self._best = torch.as_tensor(density.values)
         self._root = torch.as_tensor(density.root)
         generators = [np.random.default_rng([seed, k]) for k in range(chains)]
         first = np.array([density.scattered(1, rng)[0] for rng in generators])
@@ -122,7 +122,7 @@ class Nuts:
     def diagnose(self) -> Diagnosis:
         """Judge the samples so far, those beyond the prior left out."""
         taken = np.isfinite(self.log_probability)
-        found = diagnose(inside(self.chain, self.log_probability), names=self.density.best.names,
+        found = diagnose(inside(self.chain, self.log_probability), names=self.density.names,
                          warmed_up=True, acceptance_limits=ACCEPTANCE,
                          acceptance=float(self._accepted.sum() / max(1, taken.size)),
                          divergences=int(self._diverged.sum()))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def _titles(posterior: Posterior) -> dict[str, str]:
     return {n: f"{n} ({u})" if u else n
-            for n, u in zip(posterior.names, posterior.fit.units, strict=True)}
+            for n, u in zip(posterior.names, posterior.units, strict=True)}
 
 
 def plot_corner(
@@ -32,7 +32,8 @@ def plot_corner(
         raise ValueError(f"{len(posterior.samples)} samples are too few to draw pairs of "
                          f"{len(names)} parameters")
     titles = _titles(posterior)
-    fitted = [posterior.fit.labels.get(n, np.nan) for n in names]
+    free = dict(zip(posterior.names, posterior.fitted, strict=True))
+    fitted = [free.get(n, posterior.fit.labels.get(n, np.nan)) for n in names]
     figure = corner.corner(
         np.column_stack([posterior.of(n) for n in names]),
         labels=[titles.get(n, f"{n} (dex)") for n in names], title_fmt=".3f", truths=fitted,
@@ -55,7 +56,7 @@ def plot_trace(posterior: Posterior, path: str | Path | None = None) -> Any:
         for k, chain in enumerate(posterior.chain):
             axes.plot(chain[..., i], color=colours[k % len(colours)], lw=0.3, alpha=0.4)
         axes.axvspan(0, posterior.diagnosis.burn_in, color="0.9", zorder=0)
-        axes.axhline(posterior.fit.values[i], color=MODEL, lw=0.8)
+        axes.axhline(posterior.fitted[i], color=MODEL, lw=0.8)
         axes.set_ylabel(titles[name], fontsize=7)
         axes.tick_params(labelsize=6)
         axes.margins(x=0)

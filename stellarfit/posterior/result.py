@@ -16,6 +16,7 @@ from emulators.files import atomic_write
 from emulators.labels import is_abundance
 from stellarfit.hdf5 import opened
 from stellarfit.posterior.diagnostics import Diagnosis, inside
+from stellarfit.posterior.jitter import NAME
 from stellarfit.result import FitResult, describe_parameter, read_from
 
 Array = NDArray[np.float64]
@@ -33,7 +34,8 @@ class Posterior:
     fit : FitResult
         Where sampling began; ``fit.provenance`` says with which sampler and seed it went on.
     chain : (n_chain, n_step, n_walker, n_free) float64
-        Of independent chains or ensembles, from the first step on.
+        Of independent chains or ensembles, from the first step on; a jitter, where it was free,
+        comes after the parameters of the fit.
     log_probability : (n_chain, n_step, n_walker) float64
         -inf at points that a gradient sampler passed beyond the edge of the prior, which are no
         samples.
@@ -55,7 +57,18 @@ class Posterior:
     @property
     def names(self) -> tuple[str, ...]:
         """Free parameters."""
-        return self.fit.names
+        return (*self.fit.names, *(NAME,) * (self.chain.shape[-1] - len(self.fit.names)))
+
+    @property
+    def units(self) -> tuple[str, ...]:
+        """Of the free parameters, empty for a pure number."""
+        return (*self.fit.units, *("",) * (len(self.names) - len(self.fit.units)))
+
+    @property
+    def fitted(self) -> Array:
+        """The free parameters as fitted, (n_free,)."""
+        beside = [self.fit.provenance["jitter"]] * (len(self.names) - len(self.fit.names))
+        return np.append(self.fit.values, beside)
 
     @property
     def converged(self) -> bool:
@@ -132,7 +145,7 @@ class Posterior:
         for i, name in enumerate(self.names):
             low, median, high = self.interval(name)
             lines.append(f"{name:<10s} {median:10.3f} {median - low:9.3f} {high - median:9.3f} "
-                         f"{self.fit.values[i]:10.3f} {d.tau[i]:6.1f} {d.ess[i]:7.0f}")
+                         f"{self.fitted[i]:10.3f} {d.tau[i]:6.1f} {d.ess[i]:7.0f}")
         if self.derived:
             lines += ["", "derived"]
         for name in self.derived:
@@ -162,7 +175,7 @@ class Posterior:
         """Return an astropy Table of the samples, a column per parameter, derived ones too."""
         from astropy.table import Column, Table
 
-        units = dict(zip(self.names, self.fit.units, strict=True))
+        units = dict(zip(self.names, self.units, strict=True))
         table = Table(meta={**self.fit.provenance, "converged": self.converged,
                             "verdict": self.verdict})
         for name in (*self.names, *self.derived):

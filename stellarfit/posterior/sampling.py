@@ -21,11 +21,14 @@ from stellarfit.hdf5 import opened
 from stellarfit.posterior.density import Density, log_likelihood
 from stellarfit.posterior.ensembles import Ensembles
 from stellarfit.posterior.importance import Importance
+from stellarfit.posterior.jitter import NAME, Jitter
 from stellarfit.posterior.nuts import Nuts
 from stellarfit.posterior.result import Posterior
 from stellarfit.posterior.samplers import Sampler
 from stellarfit.posterior.side_by_side import side_by_side
 from stellarfit.preparing import in_batches, prepare
+from stellarfit.priors import as_prior
+from stellarfit.problem import Problem
 from stellarfit.result import FitResult
 from stellarfit.weighting import Weighting
 
@@ -74,14 +77,16 @@ def sample(
         An HDF5 file that the chains are kept in; when it is there already they go on from it, as
         if they had never stopped.
     emulator_error, jitter, robust, correlation
-        As in :func:`stellarfit.fit`; what they come to at the fit stays as it is.
+        As in :func:`stellarfit.fit`; what they come to at the fit stays as it is, but for a
+        jitter that is free.
     seed : int
         Every star has random numbers of its own: those of this seed and its data.
     progress : bool
         Show a progress bar.
     **fit_options
         ``instrument``, ``resolution``, ``free``, ... of :func:`stellarfit.fit`, all but
-        its ``method``.
+        its ``method``.  With ``jitter`` among the free parameters, it is sampled too, under a
+        uniform prior (``priors={"jitter": "uniform:0:0.05"}``).
 
     Returns
     -------
@@ -103,10 +108,11 @@ def sample(
     how = _How(sampler, max_steps, chains, walkers, seed)
     weighting = Weighting(emulator_error, jitter, robust, correlation)
     with threadpool_limits(1, user_api="blas"):  # as in `fit`
+        beside, fit_options = _beside(fit_options)
         problem, solution, runner_up = best_of(prepare(
             [spectrum], flux, start=start, seed=seed, weighting=weighting, **fit_options))
         best = conclude(problem, solution, runner_up)[0]
-        density = Density(problem, best)
+        density = Density(problem, best, jitter=beside(problem, best, 0))
         return _posterior(density, _chains(density, how, checkpoint, progress), how)
 
 
@@ -149,15 +155,18 @@ def sample_batch(
     with threadpool_limits(1, user_api="blas"), tqdm(
             total=len(spectra), desc=sampler, unit="star",
             disable=None if progress else True) as bar:
+        beside, fit_options = _beside(fit_options)
         for problems in in_batches(list(spectra), None, at_once=AT_ONCE, seed=seed,
                                    weighting=weighting, **fit_options) if spectra else ():
             problem, solution, runner_up = best_of(problems)
             results = conclude(problem, solution, runner_up)
             first = len(found)
+            jitters = {k: j for k, r in enumerate(results) if (j := beside(problem, r, k))}
             kept = (checkpoints or [None] * len(spectra))[first:first + len(results)]
 
             def run(k: int, likelihood: Callable[[Array], Array] | None) -> Sampler:
-                density = Density(problem, results[k], k, likelihood)  # noqa: B023 (within the turn)
+                density = Density(problem, results[k], k, jitters.get(k),  # noqa: B023 (this turn's)
+                                  likelihood)
                 running = _chains(density, how, kept[k], progress=False)  # noqa: B023
                 bar.update()
                 return running
@@ -166,10 +175,23 @@ def sample_batch(
                 ran = [run(k, None) for k in range(len(results))]
             else:
                 ran = side_by_side([partial(run, k) for k in range(len(results))],
-                                   partial(log_likelihood, problem))
-            found += [_posterior(Density(problem, results[k], k), r, how)
+                                   partial(log_likelihood, problem, jitters=jitters))
+            found += [_posterior(Density(problem, results[k], k, jitters.get(k)), r, how)
                       for k, r in enumerate(ran)]
     return found
+
+
+def _beside(
+    fit_options: dict[str, Any]
+) -> tuple[Callable[[Problem, FitResult, int], Jitter | None], dict[str, Any]]:
+    """Return what makes the jitter of a star, where it is free, and what is left for the fit."""
+    free, priors = fit_options.get("free"), dict(fit_options.get("priors") or {})
+    names = [n.strip() for n in free.split(",")] if isinstance(free, str) else list(free or ())
+    if NAME not in names:
+        return (lambda problem, best, star: None), fit_options
+    prior = as_prior(priors.pop(NAME)) if NAME in priors else None
+    left = {**fit_options, "free": [n for n in names if n != NAME], "priors": priors}
+    return (lambda problem, best, star: Jitter(problem, best, star, prior)), left
 
 
 @dataclass(frozen=True)
@@ -204,7 +226,7 @@ def _chains(
     known = ("emulator_sha256", *SETTINGS)
     identity = {"sampler": running.name, "chains": int(how.chains), "walkers": how.walkers and int(
         how.walkers), "seed": int(how.seed), "data": _checksum(best), "parameters": list(
-            best.names), **{k: best.provenance[k] for k in known}}
+            density.names), **{k: best.provenance[k] for k in known}}
     if checkpoint is not None and Path(checkpoint).exists():
         _resume(running, Path(checkpoint), identity)
     _run(running, how.max_steps, checkpoint, identity, progress)

@@ -12,6 +12,7 @@ off steeply, and samples from there are left out afterwards.  Inside, both are t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 
 import numpy as np
@@ -43,16 +44,36 @@ def log_likelihood(
 
     -inf where the emulator has no spectrum.  With `jitters`, of each star, theta ends with it.
     """
-    values, count = [], len(problem.model.parameters)
-    with torch.no_grad():
-        for i in range(0, len(theta), AT_ONCE):
-            part = torch.as_tensor(theta[i:i + AT_ONCE], device=problem.data.flux.device)
-            model = problem.model.evaluate(part[:, :count])
-            known = torch.isfinite(model).all(-1)
-            value = _of_spectra(problem, torch.where(known[:, None], model, 1.0),
-                                stars[i:i + AT_ONCE], part[:, count:], jitters)
-            values.append(torch.where(known, value, -torch.inf))
+    device, count = problem.data.flux.device, len(problem.model.parameters)
+
+    @torch.no_grad()
+    def one(part: slice) -> Tensor:
+        points = torch.as_tensor(theta[part], device=device)
+        model = problem.model.evaluate(points[:, :count])
+        known = torch.isfinite(model).all(-1)
+        value = _of_spectra(problem, torch.where(known[:, None], model, 1.0), stars[part],
+                            points[:, count:], jitters)
+        return torch.where(known, value, -torch.inf)
+
+    values = _in_threads(one, len(theta), torch.get_num_threads() if device.type == "cpu" else 1)
     return np.asarray(torch.cat(values).cpu().numpy())
+
+
+def _in_threads(one: Callable[[slice], Tensor], count: int, threads: int) -> list[Tensor]:
+    """Return what some points have, a few at a time; each of torch's threads takes its share.
+
+    The operations on a few spectra are too small to be shared among threads themselves.
+    """
+    size = min(AT_ONCE, max(1, -(-count // threads)))
+    parts = [slice(i, i + size) for i in range(0, count, size)]
+    if threads == 1 or len(parts) == 1:
+        return [one(part) for part in parts]
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            return list(pool.map(one, parts))
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _of_spectra(

@@ -13,6 +13,9 @@ from stellarfit.plot import DATA, MODEL, finish
 if TYPE_CHECKING:
     from stellarfit.posterior.result import Posterior
 
+#: inches that pairs of many parameters share
+LARGEST = 13.0
+
 
 def _titles(posterior: Posterior) -> dict[str, str]:
     return {n: f"{n} ({u})" if u else n
@@ -34,12 +37,17 @@ def plot_corner(
     titles = _titles(posterior)
     free = dict(zip(posterior.names, posterior.fitted, strict=True))
     fitted = [free.get(n, posterior.fit.labels.get(n, np.nan)) for n in names]
+    size = float(np.clip(LARGEST / len(names), 0.9, 2.2))
+    text = {"fontsize": 6.0 + 1.5 * (size - 0.9)}
     figure = corner.corner(
         np.column_stack([posterior.of(n) for n in names]),
         labels=[titles.get(n, f"{n} (dex)") for n in names], title_fmt=".3f", truths=fitted,
         truth_color=MODEL, color=DATA, quantiles=[0.1587, 0.5, 0.8413], show_titles=True,
-        title_kwargs={"fontsize": 8}, label_kwargs={"fontsize": 8},
+        title_kwargs=text, label_kwargs=text, max_n_ticks=3, labelpad=0.25,
     )
+    figure.set_size_inches(size * len(names) + 1.0, size * len(names) + 1.0)
+    for axes in figure.axes:
+        axes.tick_params(labelsize=text["fontsize"])
     return finish(figure, path)
 
 

@@ -3,9 +3,9 @@
 Stars are made by ``mgb-fgk`` with noise at S/N 100 per pixel, R = 20,000.  Three comparisons, each
 in one run: emcee as here against the same moves with a spectrum at a time, and against emcee's own
 stretch move with a spectrum at a time, which is what a script would do (10 parameters, 10 Å);
-emcee against NUTS at 15 and 30 parameters (40 Å), without burn-in and warm-up; stars side by side against one after the other
-(10 parameters, 10 Å, importance sampling).  ESS is that of the worst parameter.  Writes
-``benchmarks/results/posterior-speed.json``.
+emcee against NUTS at 15 and 30 parameters (40 Å), after burn-in and warm-up; stars side by side
+against one after the other (10 parameters, 10 Å, importance sampling).  ESS is that of the worst
+parameter.  Writes ``benchmarks/results/posterior-speed.json``.
 """
 
 from __future__ import annotations

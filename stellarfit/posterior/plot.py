@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,16 +39,25 @@ def plot_corner(
     free = dict(zip(posterior.names, posterior.fitted, strict=True))
     fitted = [free.get(n, posterior.fit.labels.get(n, np.nan)) for n in names]
     size = float(np.clip(LARGEST / len(names), 0.9, 2.2))
-    text = {"fontsize": 6.0 + 1.5 * (size - 0.9)}
+    text = 6.0 + 1.5 * (size - 0.9)
     figure = corner.corner(
         np.column_stack([posterior.of(n) for n in names]),
-        labels=[titles.get(n, f"{n} (dex)") for n in names], title_fmt=".3f", truths=fitted,
-        truth_color=MODEL, color=DATA, quantiles=[0.1587, 0.5, 0.8413], show_titles=True,
-        title_kwargs=text, label_kwargs=text, max_n_ticks=3, labelpad=0.25,
+        labels=[titles.get(n, f"{n} (dex)") for n in names], truths=fitted, truth_color=MODEL,
+        color=DATA, quantiles=[0.1587, 0.5, 0.8413], label_kwargs={"fontsize": text},
+        max_n_ticks=3, labelpad=0.4 / size - 0.3, truth_kwargs={"lw": 0.8},
+        contour_kwargs={"linewidths": 0.6},
     )
-    figure.set_size_inches(size * len(names) + 1.0, size * len(names) + 1.0)
+    for name, axes in zip(names, figure.axes[::len(names) + 1], strict=True):
+        low, median, high = posterior.interval(name)
+        digits = min(3, max(0, 1 - math.floor(math.log10(max(high - low, 1e-9)))))
+        axes.set_title(f"{name}\n{median:.{digits}f} −{median - low:.{digits}f} "
+                       f"+{high - median:.{digits}f}", fontsize=text)
     for axes in figure.axes:
-        axes.tick_params(labelsize=text["fontsize"])
+        axes.tick_params(labelsize=text)
+    whole = size * len(names) + 1.2
+    figure.set_size_inches(whole, whole)
+    figure.subplots_adjust(left=0.9 / whole, bottom=0.9 / whole, right=1 - 0.1 / whole,
+                           top=1 - 0.4 / whole)
     return finish(figure, path)
 
 

@@ -67,8 +67,9 @@ class Posterior:
     @property
     def fitted(self) -> Array:
         """The free parameters as fitted, (n_free,)."""
-        beside = [self.fit.provenance["jitter"]] * (len(self.names) - len(self.fit.names))
-        return np.append(self.fit.values, beside)
+        if self.names == self.fit.names:
+            return self.fit.values
+        return np.append(self.fit.values, self.fit.provenance["jitter"])
 
     @property
     def converged(self) -> bool:

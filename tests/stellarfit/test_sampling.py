@@ -93,6 +93,13 @@ def test_abundances_follow_from_each_other_sample_by_sample(star, lines) -> None
         found.of("ca_fe")
 
 
+def test_without_a_jitter_all_is_told_and_drawn(star, lines, tmp_path) -> None:
+    pytest.importorskip("corner")
+    found = draw(star, lines, max_steps=20, jitter=False)
+    assert "teff" in found.summary()
+    assert found.corner(tmp_path / "corner.png").exists()
+
+
 def test_a_short_chain_is_not_called_converged(star, lines) -> None:
     short = draw(star, lines, max_steps=20)
     assert not short.converged

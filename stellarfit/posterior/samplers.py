@@ -27,8 +27,6 @@ class Sampler(Protocol):
     name: ClassVar[str]
     block: ClassVar[int]
 
-    density: Density
-
     @property
     def chain(self) -> Array:
         """Samples from the first step on, (n_chain, n_step, n_walker, n_free)."""

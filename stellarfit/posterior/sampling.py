@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,8 +38,6 @@ SAMPLERS: Mapping[str, type[Sampler]] = {
 CHECKPOINT = "stellarfit chains 1"
 #: what makes a posterior, of a fit's provenance, besides emulator and data
 SETTINGS = ("priors", "fixed", "tied", "continuum", "resolution", "calibration")
-#: ln(density) of the same point, but for rounding
-SAME = 0.1
 #: samples whose spectra are looked at
 PREDICTED = 64
 
@@ -226,7 +224,8 @@ def _chains(
     known = ("emulator_sha256", *SETTINGS)
     identity = {"sampler": running.name, "chains": int(how.chains), "walkers": how.walkers and int(
         how.walkers), "seed": int(how.seed), "data": _checksum(best), "parameters": list(
-            density.names), **{k: best.provenance[k] for k in known}}
+            density.names), **{k: best.provenance[k] for k in known},
+        "noise": asdict(density.problem.weighting)}
     if checkpoint is not None and Path(checkpoint).exists():
         _resume(running, Path(checkpoint), identity)
     _run(running, how.max_steps, checkpoint, identity, progress)
@@ -316,8 +315,3 @@ def _resume(running: Sampler, path: Path, identity: Mapping[str, Any]) -> None:
                              "checkpoint, or remove it to begin anew")
         running.restore(file["chain"][()], file["log_probability"][()],
                         {k: v[()] for k, v in file["state"].items()})
-    last, value = running.chain[:, -1], running.log_probability[:, -1]
-    again = running.density(last.reshape(-1, last.shape[-1])).reshape(value.shape)
-    if not np.isclose(again, value, rtol=1e-5, atol=SAME)[np.isfinite(value)].all():
-        raise ValueError(f"'{path}' holds chains of another posterior of this star: the noise is "
-                         "treated otherwise; give another checkpoint, or remove it to begin anew")

@@ -63,7 +63,8 @@ class Importance:
 
     def advance(self, steps: int, tick: Callable[[], object]) -> None:
         """Draw and weigh."""
-        self._learn()
+        if len(self._draws) % self.block == 0:  # wherever an earlier run was interrupted
+            self._learn()
         drawn = self._arounds[-1].draw(steps, self._random)
         self._counts[-1] += steps
         self._logs = np.concatenate([self._logs, self.density(drawn)])

@@ -124,7 +124,7 @@ def sample_batch(
 
     They are fitted in a batch, and what their samplers ask for is evaluated in one, which pays
     on a device that is not filled by one star.  With ``sampler="importance"`` the Gaussian
-    around each fit is weighted to be the posterior, at about the price of the fit.
+    around each fit is weighted to be the posterior.
 
     Parameters
     ----------

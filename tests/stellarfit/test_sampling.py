@@ -128,6 +128,19 @@ def test_what_was_interrupted_goes_on_as_if_it_had_not_been(
     np.testing.assert_array_equal(resumed.samples, whole.samples)
 
 
+def test_interrupted_draws_that_learn_go_on_as_if_they_had_not_been(density, monkeypatch) -> None:
+    monkeypatch.setattr(Importance, "block", 32)
+    narrow = Density(density.problem, density.best)
+    narrow.__dict__["covariance"] = density.covariance * 0.2  # so that there is much to learn
+    whole, parted = Importance(narrow, seed=1), Importance(narrow, seed=1)
+    for steps in (32, 32, 32):
+        whole.advance(steps, lambda: None)
+    for steps in (32, 20, 12, 7, 25):
+        parted.advance(steps, lambda: None)
+    assert len(whole.state()["counts"]) > 1
+    np.testing.assert_array_equal(parted.chain, whole.chain)
+
+
 def test_chains_of_another_star_or_sampler_are_not_gone_on_with(star, lines, tmp_path) -> None:
     file = tmp_path / "chains.h5"
     draw(star, lines, max_steps=10, checkpoint=file)

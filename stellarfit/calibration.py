@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from emulators import Emulator
 from emulators.files import atomic_write
 from stellarfit.doppler import SPEED_OF_LIGHT
-from stellarfit.hdf5 import opened
+from stellarfit.hdf5 import opened, write_arrays
 from stellarfit.result import FitResult
 
 if TYPE_CHECKING:
@@ -92,9 +92,7 @@ class Calibration:
             file.attrs["format"] = FORMAT
             file.attrs["state"] = json.dumps(
                 {"star": self.star, "labels": self.labels, "emulator": self.emulator})
-            for name in ("wavelength", "residual"):
-                values = getattr(self, name)
-                file.create_dataset(name, data=values, fletcher32=True, chunks=values.shape)
+            write_arrays(file, {"wavelength": self.wavelength, "residual": self.residual})
         return Path(path)
 
 

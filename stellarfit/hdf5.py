@@ -1,11 +1,23 @@
-"""HDF5 files of ours, opened to be read: one that is absent, foreign or damaged says so."""
+"""HDF5 files of ours: arrays are written with checksums, and a file that is absent, foreign or
+damaged says so when it is opened to be read.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from numpy.typing import NDArray
+
+
+def write_arrays(group: Any, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write arrays into an open file or a group of it, each with a checksum."""
+    for name, values in arrays.items():
+        # what has no elements has no chunks to check either
+        checked = {"fletcher32": True, "chunks": values.shape} if values.size else {}
+        group.create_dataset(name, data=values, **checked)
 
 
 @contextmanager

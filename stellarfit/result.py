@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emulators.files import atomic_write
-from stellarfit.hdf5 import opened
+from stellarfit.hdf5 import opened, write_arrays
 from stellarfit.parameters import STAGES, stage_of
 from stellarfit.quality import describe
 from stellarfit.resolution_matrix import PixelMatrix
@@ -325,10 +325,7 @@ class FitResult:
         group.attrs["format"] = FORMAT
         # what a header said may be of any type
         group.attrs["state"] = json.dumps(self._state(), default=str)
-        for key, values in self._arrays().items():
-            # what has no elements has no chunks to check either
-            checked = {"fletcher32": True, "chunks": values.shape} if values.size else {}
-            group.create_dataset(key, data=values, **checked)
+        write_arrays(group, self._arrays())
 
     @staticmethod
     def load(path: str | Path) -> FitResult:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from emulators.files import atomic_write
 from emulators.labels import is_abundance
-from stellarfit.hdf5 import opened
+from stellarfit.hdf5 import opened, write_arrays
 from stellarfit.posterior.diagnostics import Diagnosis, inside
 from stellarfit.posterior.jitter import NAME
 from stellarfit.result import FitResult, describe_parameter, read_from
@@ -248,11 +248,9 @@ class Posterior:
                     file.attrs["diagnosis"] = json.dumps(
                         {k: getattr(d, k) for k in ("acceptance", "divergences", "stuck",
                                                     "burn_in", "reasons")})
-                    for name, values in (("chain", self.chain), ("tau", d.tau), ("ess", d.ess),
-                                         ("rhat", d.rhat), ("predicted", self.predicted),
-                                         ("log_probability", self.log_probability)):
-                        file.create_dataset(name, data=values, fletcher32=True,
-                                            chunks=values.shape)
+                    write_arrays(file, {
+                        "chain": self.chain, "log_probability": self.log_probability,
+                        "tau": d.tau, "ess": d.ess, "rhat": d.rhat, "predicted": self.predicted})
                     self.fit.write_into(file.create_group("fit"))
             else:
                 self.to_table().write(temporary)

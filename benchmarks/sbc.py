@@ -282,7 +282,7 @@ def draw(path: Path) -> None:
         bottom.margins(x=0)
     panels[0, 0].set_ylabel("share of truths below the level")
     panels[1, 0].set_ylabel("that, less the level")
-    figure.legend(*panels[1, 0].get_legend_handles_labels(), fontsize=7, ncol=4 * len(files),
+    figure.legend(*panels[1, 0].get_legend_handles_labels(), fontsize=7, ncol=3 * len(files),
                   loc="outside lower center")
     figure.savefig(path, dpi=130)
 

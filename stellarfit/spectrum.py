@@ -18,25 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emulators.air import air_to_vacuum, vacuum_to_air
-from stellarfit.instrument import HIGHEST, LOWEST
+from stellarfit import pixels
 from stellarfit.resolution_matrix import PixelMatrix
 
 MEDIA = ("air", "vacuum")
 SPEED_OF_LIGHT = 299_792.458  # km/s; without torch, which `doppler` brings
 
-# Plain numbers that all lie below are taken for nm, µm or log10(Å).  Spectra in Å of stars
-# on the ground reach beyond 3000; those of the K band in nm (to 2500) do not.
-LARGEST_AMBIGUOUS = 3000.0
-
-# A detector gap written as zeros: this many in a row, and the pixels on either side that
-# the resampling has mixed with them.
-SHORTEST_GAP = 3
-GAP_MARGIN = 5
-
-# The scatter of the second difference 2 f[i] - f[i-2] - f[i+2] against that of f, and the
-# standard deviation against the median absolute deviation.
-SECOND_DIFFERENCE = 1.482602 / np.sqrt(6.0)
-FEWEST_DIFFERENCES = 8
 #: km/s: nobody observes from anything faster than the Earth, or not much
 FASTEST_OBSERVER = 100.0
 
@@ -55,8 +42,8 @@ class Spectrum:
     ivar, uncertainty : (n_pix,) array_like or Quantity, optional
         Inverse variance or standard deviation, not both; in the unit of the flux where
         they bring none of their own.  Without either, the noise is estimated from the
-        scatter of the flux (:func:`estimate_noise`) and runs of exact zeros, the usual
-        filling of detector gaps, are masked with the 5 pixels on either side.
+        scatter of the flux (:func:`stellarfit.pixels.estimate_noise`) and runs of exact
+        zeros, the usual filling of detector gaps, are masked with the 5 pixels on either side.
     mask : (n_pix,) array_like of bool or int, optional
         True or non-zero is bad.
     medium : {'air', 'vacuum'}
@@ -130,16 +117,16 @@ class Spectrum:
             raise ValueError("got both ivar and uncertainty; give the one you trust")
         unit = getattr(flux, "unit", None)
         given = {
-            "wavelength": _angstrom(wavelength),
-            "flux": _values("flux", flux),
-            "ivar": _inverse_variance(ivar, uncertainty, unit),
+            "wavelength": pixels.angstrom(wavelength),
+            "flux": pixels.values("flux", flux),
+            "ivar": pixels.inverse_variance(ivar, uncertainty, unit),
             "mask": None if mask is None else np.asarray(mask) != 0,
-            "resolution": None if resolution is None else _values("resolution", resolution),
+            "resolution": None if resolution is None else pixels.values("resolution", resolution),
         }
         if matrix is not None:
-            _check_matrix(matrix, _angstrom(wavelength))
-        arrays = _sorted({k: v for k, v in given.items() if v is not None})
-        ivar, mask, counts = _judge(arrays["flux"], arrays.get("ivar"), arrays.get("mask"))
+            pixels.check_matrix(matrix, pixels.angstrom(wavelength))
+        arrays = pixels.in_order({k: v for k, v in given.items() if v is not None})
+        ivar, mask, counts = pixels.judge(arrays["flux"], arrays.get("ivar"), arrays.get("mask"))
 
         kept = {"medium_from": "argument", **(meta or {}), "counts": counts}
         # dataclasses.replace hands back an estimated ivar as if it were given.
@@ -151,7 +138,8 @@ class Spectrum:
             "wavelength": arrays["wavelength"],
             "flux": np.where(np.isfinite(arrays["flux"]), arrays["flux"], 0.0),
             "ivar": ivar, "mask": mask, "medium": check_medium(medium), "name": name,
-            "resolution": _resolution(arrays.get("resolution")), "matrix": matrix, "meta": kept,
+            "resolution": pixels.resolution(arrays.get("resolution")),
+            "matrix": matrix, "meta": kept,
         }
         for field, value in fields.items():
             object.__setattr__(self, field, value)
@@ -333,180 +321,3 @@ def check_medium(medium: str | None) -> str:
     if medium not in MEDIA:
         raise ValueError(f"medium is {medium!r}; it must be 'air' or 'vacuum'")
     return medium
-
-
-def estimate_noise(
-    flux: NDArray[np.float64], bad: NDArray[np.bool_], *, block: int = 300
-) -> NDArray[np.float64]:
-    """Estimate the standard deviation of each pixel from the scatter of the flux.
-
-    DER_SNR (Stoehr et al. 2008, ASP Conf. Ser. 394, 505), equation 2, in blocks of pixels
-    and interpolated between them: the median of ``|2 f[i] - f[i-2] - f[i+2]|``.  The step
-    of two pixels keeps clear of the correlation that resampling puts between neighbours.
-    Lines narrower than about 8 pixels have a second difference too, so the noise of a
-    crowded spectrum comes out too large: by a factor of 1.6 for the Sun at R = 115,000
-    around 5200 Å.  A whole block shares its noise, deep lines included, where photon noise
-    would be lower.
-
-    Parameters
-    ----------
-    flux : (n_pix,) float64
-    bad : (n_pix,) bool
-        Pixels to keep out.
-    block : int
-        Pixels per block; fewer than two blocks' worth make one.
-
-    Returns
-    -------
-    (n_pix,) float64
-
-    Raises
-    ------
-    ValueError
-        When too few pixels are left, or their flux has no scatter.
-    """
-    clean = np.where(bad, np.nan, flux)
-    scatter = SECOND_DIFFERENCE * np.abs(2 * clean[2:-2] - clean[:-4] - clean[4:])
-    usable = np.flatnonzero(np.isfinite(scatter))
-    if len(usable) < FEWEST_DIFFERENCES:
-        raise ValueError(
-            f"{len(flux)} pixels, {np.sum(bad)} of them bad, are too few to estimate the noise; "
-            "give ivar= or uncertainty="
-        )
-    parts = np.array_split(usable, max(1, len(usable) // block))
-    centres = np.array([part.mean() + 2 for part in parts])
-    levels = np.array([np.median(scatter[part]) for part in parts])
-    # A constant stretch is filling, not the absence of noise: its neighbours speak for it.
-    if not (noisy := levels > 0).any():
-        raise ValueError("the flux has no scatter to estimate the noise from; "
-                         "give ivar= or uncertainty=")
-    return np.asarray(np.interp(np.arange(len(flux)), centres[noisy], levels[noisy]))
-
-
-def _values(what: str, data: Any, unit: Any = None) -> NDArray[np.float64]:
-    """Return a copy of `data` as float64, in `unit` where both have one; masked becomes NaN."""
-    found = getattr(data, "unit", None)
-    try:
-        # Quantities and table columns keep their numbers in .value.
-        plain = np.ma.array(getattr(data, "value", data), dtype=np.float64)
-        scale = 1.0 if found is None or unit is None else found.to(unit)
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"{what} is in {found}, which is not {unit}; convert it first" if found is not None
-            else f"{what} is not an array of numbers, but {_brief(data)}"
-        ) from error
-    return np.asarray(np.ma.filled(plain, np.nan) * scale)
-
-
-def _resolution(given: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
-    """Return a resolution for every pixel: where it is unknown, that of its neighbours."""
-    if given is None:
-        return None
-    known = np.isfinite(given) & (given >= LOWEST) & (given <= HIGHEST)
-    if not known.any():
-        raise ValueError(f"no pixel has a resolution between {LOWEST:g} and {HIGHEST:g}")
-    place = np.arange(len(given))
-    return np.interp(place, place[known], given[known])
-
-
-def _check_matrix(matrix: PixelMatrix, wavelength: NDArray[np.float64]) -> None:
-    if matrix.band.shape[1] != len(wavelength):
-        raise ValueError(f"the resolution matrix has {matrix.band.shape[1]} rows for "
-                         f"{len(wavelength)} pixels")
-    if not (np.diff(wavelength) > 0).all():
-        raise ValueError("with a resolution matrix the wavelengths must increase")
-
-
-def _brief(data: Any) -> str:
-    text = repr(data).replace("\n", " ")
-    return text if len(text) < 60 else text[:56] + " ..."
-
-
-def _angstrom(wavelength: Any) -> NDArray[np.float64]:
-    """Return wavelengths in Å, refusing what is not finite or cannot be Å."""
-    array = _values("wavelength", wavelength, "Angstrom")
-    if bad := int(np.sum(~np.isfinite(array))):
-        raise ValueError(
-            f"{bad} of {array.size} wavelengths are not finite; remove those pixels first"
-        )
-    if array.size and array.min() <= 0:
-        raise ValueError(f"wavelengths start at {array.min():g}; they must be positive, in Å")
-    if array.size and array.max() < LARGEST_AMBIGUOUS and getattr(wavelength, "unit", None) is None:
-        raise ValueError(
-            f"wavelengths run {array.min():.6g}-{array.max():.6g} without a unit, which look like "
-            "nm (or µm, or log10 Å); give them as an astropy Quantity or convert to Å"
-        )
-    return array
-
-
-def _inverse_variance(ivar: Any, uncertainty: Any, unit: Any) -> NDArray[np.float64] | None:
-    """Return ivar, whichever of the two was given; 0 where the uncertainty is no good."""
-    if ivar is not None:
-        return _values("ivar", ivar, None if unit is None else unit**-2)
-    if uncertainty is None:
-        return None
-    sigma = _values("uncertainty", uncertainty, unit)
-    with np.errstate(divide="ignore", over="ignore"):
-        return np.asarray(np.where(sigma > 0, sigma**-2.0, 0.0))
-
-
-def _sorted(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """Check that the arrays belong together and put them in order of wavelength."""
-    shapes = {k: v.shape for k, v in arrays.items()}
-    if len(set(shapes.values())) > 1 or len(shapes["wavelength"]) != 1:
-        listed = ", ".join(f"{k} {v}" for k, v in shapes.items())
-        raise ValueError(f"got shapes {listed}; all must be one-dimensional and equally long")
-    wavelength = arrays["wavelength"]
-    if len(wavelength) < 2:
-        raise ValueError(f"got {len(wavelength)} pixels; a spectrum has at least 2")
-    step = np.diff(wavelength)
-    if not (step > 0).all():
-        order = np.argsort(wavelength, kind="stable")
-        arrays = {k: v[order] for k, v in arrays.items()}
-        step = np.diff(arrays["wavelength"])
-    if twice := int(np.sum(step == 0)):
-        first = arrays["wavelength"][np.argmin(step)]
-        raise ValueError(
-            f"{twice} wavelengths are given more than once (the first is {first:.6g} Å); "
-            "merge the orders or average the duplicates first"
-        )
-    return arrays
-
-
-def _judge(
-    flux: NDArray[np.float64], ivar: NDArray[np.float64] | None, flagged: NDArray[np.bool_] | None
-) -> tuple[NDArray[np.float64], NDArray[np.bool_], dict[str, int]]:
-    """Return the final ivar and mask, and the count of bad pixels by reason."""
-    nothing = np.zeros(len(flux), dtype=bool)
-    flagged = nothing if flagged is None else flagged
-    lost = ~np.isfinite(flux)
-    if lost.all():
-        raise ValueError(f"all {len(flux)} fluxes are NaN or infinite: there is nothing to fit")
-    gap = _gaps(flux) if ivar is None else nothing
-    unweighted = nothing if ivar is None else ~(np.isfinite(ivar) & (ivar > 0))
-    if unweighted.all():
-        raise ValueError(
-            f"none of the {len(flux)} pixels has a positive ivar (or uncertainty); "
-            "leave it out to have the noise estimated"
-        )
-    mask = lost | unweighted | gap | flagged
-    counts = {"n_nan": lost, "n_zero_ivar": unweighted, "n_gap": gap, "n_masked": flagged}
-    summed = {reason: int(pixels.sum()) for reason, pixels in counts.items()}
-    if mask.all():
-        listed = ", ".join(f"{k} = {v}" for k, v in summed.items())
-        raise ValueError(
-            f"all {len(flux)} pixels are masked ({listed}); check that mask is True where bad"
-        )
-    if ivar is None:
-        ivar = estimate_noise(flux, mask) ** -2.0
-    return np.where(unweighted | lost, 0.0, ivar), mask, summed
-
-
-def _gaps(flux: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Return the pixels, (n_pix,) bool, in or beside a run of exact zeros."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], flux == 0, [False]])))
-    gap = np.zeros(len(flux), dtype=bool)
-    for start, stop in edges.reshape(-1, 2):
-        if stop - start >= SHORTEST_GAP:
-            gap[max(0, start - GAP_MARGIN):stop + GAP_MARGIN] = True
-    return gap

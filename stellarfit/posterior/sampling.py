@@ -132,7 +132,10 @@ def sample_batch(
         As in :func:`stellarfit.fit_batch`.
     checkpoints : sequence of path or None, optional
         One per star.
-    **fit_options
+    progress : bool
+        Show a progress bar that counts stars.
+    sampler, max_steps, chains, walkers, emulator_error, jitter, robust, correlation, seed, \
+**fit_options
         As in :func:`sample`, the same for all stars.
 
     Returns

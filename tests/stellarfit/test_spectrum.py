@@ -10,7 +10,8 @@ from astropy import units as u
 from astropy.table import Table
 
 from emulators.air import air_to_vacuum
-from stellarfit.spectrum import Spectrum, estimate_noise, from_specutils
+from stellarfit.pixels import estimate_noise
+from stellarfit.spectrum import Spectrum, from_specutils
 
 N = 60
 WAVELENGTH = np.linspace(5000.0, 5005.9, N)

@@ -72,7 +72,7 @@ def density_of(window: tuple[float, float], free: tuple[str, ...]) -> Density:
 def one_by_one(density: Density) -> Density:
     """Return the density, evaluated a spectrum at a time."""
     problem, star = density.problem, np.zeros(1, dtype=np.int64)
-    return Density(problem, density.best, 0, lambda theta: np.concatenate(
+    return Density(problem, density.best, likelihood=lambda theta: np.concatenate(
         [log_likelihood(problem, t[None], star) for t in theta]))
 
 

@@ -1,7 +1,10 @@
 """The no-U-turn sampler (Hoffman & Gelman 2014, JMLR 15, 1593), of Pyro, on its gradient.
 
-It walks in units of the fit: theta = best + L z, L L^T the covariance, so that z is nearly of unit
-variance in all directions.  Each chain adapts its step in a warm-up that is thrown away.
+A wall is hard for it, and what data do not constrain is walled in by the domain: a parameter that
+has two limits walks on the whole line instead, u = ln((theta - low) / (high - theta)), with
+d theta / du in the density.  And it walks in units of the fit: u = middle + L z, L L^T the
+covariance, so that z is nearly of unit variance in all directions.  Each chain adapts its step in
+a warm-up that is thrown away.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from stellarfit.posterior.density import Density
 from stellarfit.posterior.diagnostics import Diagnosis, diagnose, inside
@@ -26,6 +30,70 @@ DEEPEST = 6
 ACCEPTANCE = (0.6, 1.0)
 #: a posterior of which less lies inside the prior is not what was sampled
 LEAST_INSIDE = 0.2
+
+
+#: a fit on a limit is taken to lie so many of its sigma, and of its range, away from it
+AWAY, AWAY_AT_MOST = 0.5, 0.05
+#: sigma of u where a parameter is uniform between its limits
+UNIFORM = np.pi / np.sqrt(3.0)
+
+
+class Unbounded:
+    """z (n_free,), without limits and nearly of unit variance, in place of theta.
+
+    Parameters
+    ----------
+    density : Density
+        Limits on several parameters together stay limits.
+    """
+
+    def __init__(self, density: Density) -> None:
+        self.low, self.high = _own_limits(density.G, density.h)
+        self._bounded = np.isfinite(self.high - self.low)
+        sigma, span = np.sqrt(np.diag(density.covariance)), self.high - self.low
+        away = np.where(self._bounded, np.minimum(AWAY * sigma, AWAY_AT_MOST * span), 0.0)
+        middle = density.values.clip(self.low + away, self.high - away)
+        with np.errstate(invalid="ignore"):
+            slope = np.where(self._bounded, span / ((middle - self.low) * (self.high - middle)),
+                             1.0)
+        # What a fit says of a parameter is true up to where its limits say more.
+        known = np.append(np.isfinite(np.diag(density.best.covariance)), True)[:len(sigma)]
+        units = slope / np.hypot(1.0, np.where(self._bounded, slope * sigma / UNIFORM, 0.0))
+        units = np.where(known | ~self._bounded, units, UNIFORM / sigma)
+        self._middle = torch.as_tensor(self._of(middle))
+        self._root = torch.as_tensor(units[:, None] * density.root)
+        self._limits = tuple(torch.as_tensor(x) for x in (self._bounded, self.low, span))
+
+    def z(self, theta: Array) -> Tensor:
+        """Return z (n, n_free) of theta (n, n_free) inside the limits."""
+        u = torch.as_tensor(self._of(theta))
+        return torch.as_tensor(torch.linalg.solve(self._root, (u - self._middle).T).T)
+
+    def theta(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return theta (n_free,) of z (n_free,), and ln |d theta / dz| up to a constant."""
+        u = self._middle + self._root @ z
+        bounded, low, span = self._limits
+        v = torch.where(bounded, u, 0.0)
+        volume = (logsigmoid(v) + logsigmoid(-v))[bounded].sum()
+        return torch.where(bounded, low + span * torch.sigmoid(v), u), volume
+
+    def _of(self, theta: Array) -> Array:
+        with np.errstate(invalid="ignore"):
+            share = ((theta - self.low) / (self.high - self.low)).clip(1e-9, 1.0 - 1e-9)
+        return np.where(self._bounded, np.log(share / (1.0 - share)), theta)
+
+
+def _own_limits(G: Array, h: Array) -> tuple[Array, Array]:
+    """Return the limits low, high (n_free,) that G theta <= h sets to single parameters."""
+    low, high = np.full(G.shape[1], -np.inf), np.full(G.shape[1], np.inf)
+    for row, limit in zip(G, h, strict=True):
+        if len(where := np.flatnonzero(row)) == 1:
+            k, value = where[0], limit / row[where[0]]
+            if row[k] > 0:
+                high[k] = min(high[k], value)
+            else:
+                low[k] = max(low[k], value)
+    return low, high
 
 
 class Nuts:
@@ -59,11 +127,10 @@ class Nuts:
         if walkers not in (None, 1):
             raise ValueError("a chain of sampler='nuts' has no walkers; give chains=")
         self.density, self._nuts = density, NUTS
-        self._best = torch.as_tensor(density.values)
-        self._root = torch.as_tensor(density.root)
+        self._line = Unbounded(density)
         generators = [np.random.default_rng([seed, k]) for k in range(chains)]
         first = np.array([density.scattered(1, rng)[0] for rng in generators])
-        self._z = torch.linalg.solve(self._root, (torch.as_tensor(first) - self._best).T).T
+        self._z = self._line.z(first)
         self._random = [torch.Generator().manual_seed(int(rng.integers(2**62))).get_state()
                         for rng in generators]
         self._step_size = np.zeros(chains)   # 0: not warmed up yet
@@ -85,9 +152,10 @@ class Nuts:
                 thetas, logs = [], []
                 for _ in range(steps):
                     self._z[k] = kernel.sample({"z": self._z[k].clone()})["z"]
-                    thetas.append(self._theta(k))
-                    allowed = self.density.inside(thetas[-1])
-                    logs.append(-float(kernel._potential_energy_last) if allowed else -np.inf)
+                    theta, volume = self._line.theta(self._z[k].detach())
+                    thetas.append(theta.numpy())
+                    logs.append(-float(kernel._potential_energy_last) - float(volume)
+                                if self.density.inside(thetas[-1]) else -np.inf)
                     tick()
                 self._diverged[k] += len(kernel.diagnostics()["divergences"])
                 self._accepted[k] += steps * kernel._mean_accept_prob
@@ -113,11 +181,8 @@ class Nuts:
         self._step_size[k] = kernel.step_size
 
     def _potential(self, z: Mapping[str, Tensor]) -> Tensor:
-        theta = (self._best + self._root @ z["z"]).to(self.density.problem.data.flux.device)
-        return -self.density.smooth(theta).cpu()
-
-    def _theta(self, k: int) -> Array:
-        return np.asarray((self._best + self._root @ self._z[k]).detach().numpy())
+        theta, volume = self._line.theta(z["z"])
+        return -self.density.smooth(theta.to(self.density.problem.data.flux.device)).cpu() - volume
 
     def diagnose(self) -> Diagnosis:
         """Judge the samples so far, those beyond the prior left out."""

@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from emulators.distillation import distill
     from emulators.emulator import DomainWarning, Emulator
     from emulators.grid import Grid
     from emulators.labels import Domain, LabelSet
@@ -20,15 +21,16 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Domain", "DomainWarning", "Emulator", "Grid", "GridRecipe", "LabelSet", "Lora", "Recipe",
-    "available", "card", "evaluate", "load", "measure_errors", "synthesize", "train",
+    "available", "card", "distill", "evaluate", "load", "measure_errors", "synthesize", "train",
 ]
 
 # Loaded at first use, so that the command line can answer --help without torch.
 _HOMES = {
     "Domain": "labels", "DomainWarning": "emulator", "Emulator": "emulator", "Grid": "grid",
     "GridRecipe": "synthesis.recipe", "LabelSet": "labels", "Lora": "lora", "Recipe": "recipe",
-    "available": "storage", "card": "model_card", "evaluate": "metrics", "load": "storage",
-    "measure_errors": "model_card", "synthesize": "synthesis.synthesize", "train": "training",
+    "available": "storage", "card": "model_card", "distill": "distillation",
+    "evaluate": "metrics", "load": "storage", "measure_errors": "model_card",
+    "synthesize": "synthesis.synthesize", "train": "training",
 }
 
 

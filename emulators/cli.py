@@ -60,7 +60,8 @@ def _key_values(
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, metavar="DIR",
               help="Folder of the run; the emulator is written to DIR/best.  With CONFIG, the "
                    "folder of its runs: DIR/NAME/best.")
-@click.option("--network", type=click.Choice(["transformer", "mlp", "cnn", "cannon"]),
+@click.option("--network",
+              type=click.Choice(["transformer", "mlp", "cnn", "cannon", "components"]),
               help="Architecture; that of --init where it is given.  [default: transformer]")
 @click.option("--init", metavar="NAME|DIR", help="Fine-tune a copy of this emulator.")
 @click.option("--mode", type=click.Choice(["full", "lora"]),
@@ -160,7 +161,8 @@ def _train_grid(
 def _report(emulator: Emulator, folder: Path) -> None:
     if os.environ.get("RANK", "0") != "0":  # under torchrun, the first process speaks
         return
-    if matching := (emulator.provenance.get("init") or {}).get("labels"):
+    if "teacher" not in emulator.provenance and (
+            matching := (emulator.provenance.get("init") or {}).get("labels")):
         click.echo(f"labels: {matching}")
     click.echo(f"{emulator!r} in {folder}")
     if emulator.metrics:
@@ -247,6 +249,49 @@ def synthesize(
     grid = make(recipe, out, number=number, workers=workers, scheduler=scheduler,
                 append=append, shard=shard)
     click.echo(f"{grid!r} in {out}")
+
+
+def _ends(ctx: click.Context, parameter: click.Parameter, text: str | None) -> Any:
+    """Turn LOW:HIGH into two numbers."""
+    if text is None:
+        return None
+    low, _, high = text.partition(":")
+    try:
+        return float(low), float(high)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not LOW:HIGH", ctx, parameter) from None
+
+
+@main.command()
+@click.argument("teacher", metavar="NAME|DIR")
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, metavar="DIR",
+              help="Folder of the run; the student is written to DIR/best.")
+@click.option("--wavelength", metavar="LOW:HIGH", callback=_ends,
+              help="Å, at rest, that the student covers.  [default: all]")
+@click.option("-R", "--instrument", type=click.FloatRange(0, min_open=True), metavar="R",
+              help="Resolution of the survey: the student's spectra are half as sharp again.")
+@click.option("--resolution", type=click.FloatRange(0, min_open=True), metavar="R",
+              help="Of the student's spectra, in place of --instrument.  [default: the teacher's]")
+@click.option("--spectra", type=click.IntRange(1), default=20_000, show_default=True,
+              help="Spectra that the teacher makes.")
+@click.option("--option", "options", multiple=True, metavar="KEY=VALUE", callback=_key_values,
+              help="hidden, layers or components of the network; may be repeated.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", callback=_key_values,
+              help="Setting of the training, such as steps=40000; may be repeated.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--resume", is_flag=True, help="Go on with the run in DIR.")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, ...")
+def distill(teacher: str, settings: dict[str, Any], out: Path, **arguments: Any) -> None:
+    """Teach a small, fast network what TEACHER knows, for one survey's pixels.
+
+    
+    Examples:
+      emulators distill mgb-fgk -o runs/survey -R 20000
+      emulators distill mgb-fgk -o runs/wide --wavelength 5160:5190 --spectra 50000
+    """
+    from emulators import distill as teach
+
+    _report(teach(teacher, out=out, **arguments, **settings), out / "best")
 
 
 main.add_command(grid)

@@ -59,7 +59,8 @@ def train(
     grid : Grid or path
         Its training split is learnt from; its validation split chooses the best state.
     network : str, optional
-        Architecture: ``transformer`` (the default), ``mlp``, ``cnn`` or ``cannon``.
+        Architecture: ``transformer`` (the default), ``mlp``, ``cnn``, ``cannon`` or
+        ``components``.
     init : Emulator or name or path, optional
         Fine-tune a copy of this emulator, which brings its own `network` and `options`, and
         the scale of the labels that both know (so `labels` must not be given either); labels

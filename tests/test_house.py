@@ -29,7 +29,7 @@ def imported(path: Path) -> set[str]:
 def test_the_public_names_are_these_and_can_be_had():
     assert emulators.__all__ == [
         "Domain", "DomainWarning", "Emulator", "Grid", "GridRecipe", "LabelSet", "Lora", "Recipe",
-        "available", "card", "evaluate", "load", "measure_errors", "synthesize", "train",
+        "available", "card", "distill", "evaluate", "load", "measure_errors", "synthesize", "train",
     ]
     assert stellarfit.__all__ == [
         "Calibration", "FitResult", "Flag", "Instrument", "Posterior", "Spectrum", "calibrate",

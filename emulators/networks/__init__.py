@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from emulators.labels import unknown_names
 from emulators.networks.cannon import Cannon
 from emulators.networks.cnn import CNN
+from emulators.networks.components import Components
 from emulators.networks.mlp import MLP
 from emulators.networks.transformer import Transformer
 
@@ -49,6 +50,7 @@ class Network(Protocol):
 
 NETWORKS: dict[str, type[nn.Module]] = {
     "transformer": Transformer, "mlp": MLP, "cnn": CNN, "cannon": Cannon,
+    "components": Components,
 }
 
 

@@ -227,7 +227,7 @@ def test_grids_may_lie_elsewhere(two: Path, tmp_path: Path) -> None:
     ('mode = "lora"', "", r"\[train\.tuned\]: lora= goes with mode='lora'"),
     ('init = "base"', "", r"\[train\.tuned\]: mode='lora' adapts an emulator: say which"),
     ('init = "base"', 'network = "forest"', r"unknown network in \[train\.tuned\] 'forest'; valid: "
-                                            r"transformer, mlp, cnn, cannon"),
+                                            r"transformer, mlp, cnn, cannon, components"),
     ("[train.base]", "[training.base]", r"unknown table in .* 'training' \(did you mean train\?\)"),
     ('init = "base"', 'init = "bass"', r"\[train\.tuned\] starts from 'bass', which is neither a "
                                        r"run above it \(base\), nor an emulator that ships"),

@@ -60,7 +60,7 @@ def test_when_asked_it_interpolates_linearly(mlp: MLP, labels: Tensor) -> None:
 
 
 def test_unknown_networks_and_options_are_refused() -> None:
-    valid = "transformer, mlp, cnn, cannon"
+    valid = "transformer, mlp, cnn, cannon, components"
     with pytest.raises(ValueError, match=f"unknown network 'forest'; valid: {valid}"):
         build("forest", 3, PIXELS)
     with pytest.raises(ValueError, match=r"unknown option of mlp 'depth'; valid: hidden, layers"):

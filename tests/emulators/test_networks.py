@@ -20,6 +20,7 @@ OPTIONS: dict[str, list[Settings]] = {
     "mlp": [{"hidden": 9, "layers": 3}],
     "cnn": [{"hidden": 9, "channels": 3, "levels": 2, "kernel": 3}],
     "cannon": [{}],
+    "components": [{"hidden": 9, "layers": 2, "components": 7}],
 }
 CASES = [pytest.param(kind, options, id=f"{kind}-{i}")
          for kind, some in OPTIONS.items() for i, options in enumerate(some)]

@@ -116,7 +116,8 @@ def test_an_existing_run_is_not_overwritten(grid: Grid, tmp_path: Path, short: S
     ({"emphasis": -1.0}, "emphasis must be at least 0, got -1.0"),
     ({"batch": 10, "accumulate": 4}, "batch must be a multiple of accumulate, got 10 and 4"),
     ({"mode": "half"}, "unknown mode 'half'; valid: full, lora"),
-    ({"network": "forest"}, "unknown network 'forest'; valid: transformer, mlp, cnn, cannon"),
+    ({"network": "forest"},
+     "unknown network 'forest'; valid: transformer, mlp, cnn, cannon, components"),
     ({"options": {"width": 3}}, "unknown option of transformer 'width'; valid: dim"),
 ])
 def test_what_cannot_be_trained_is_refused(

@@ -56,7 +56,7 @@ def test_those_of_an_adapted_transformer_know_its_adapters() -> None:
     torch.testing.assert_close(tangents, expected, rtol=1e-9, atol=1e-11)
 
 
-@pytest.mark.parametrize("kind", ["transformer", "mlp", "cnn", "cannon"])
+@pytest.mark.parametrize("kind", ["transformer", "mlp", "cnn", "cannon", "components"])
 def test_an_emulator_gives_them_per_unit_of_its_labels(kind) -> None:
     torch.manual_seed(3)
     low, high = np.array([4000.0, 1.0, -2.0]), np.array([7000.0, 5.0, 0.5])

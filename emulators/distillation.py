@@ -1,0 +1,166 @@
+"""A foundation model teaches a small, fast student, for one survey's pixels.
+
+The student (`emulators.networks.components`) is as good as its teacher less what it fails to
+learn, which is measured on lessons it was not given.  It is an emulator like any other, with its
+teacher's labels, domain and known errors, and rest-frame pixels of its own: rotation, velocity
+and the rest of the instrument come after it, as they do after the teacher.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from emulators.emulator import Emulator
+from emulators.error_model import ErrorModel
+from emulators.grid import Grid
+from emulators.lessons import View, write_lessons
+from emulators.metrics import evaluate
+from emulators.networks import build
+from emulators.recipe import Recipe
+from emulators.storage import load
+from emulators.training import recipe_of, train
+
+#: how much sharper than an instrument a student's spectra are: what is left to convolve is
+#: then wide enough to be convolved exactly
+SHARPER = 1.5
+#: spectra that the components are taken from
+FOR_COMPONENTS = 4096
+RECIPE = Recipe(steps=20_000, batch=128, learning_rate=1e-3, optimiser="adamw",
+                weight_decay=0.0, validate_every=1000, checkpoint_every=1000)
+
+
+def distill(
+    teacher: Emulator | str | Path, *, out: str | Path,
+    wavelength: tuple[float, float] | None = None, instrument: Any = None,
+    resolution: float | None = None, spectra: int = 20_000,
+    options: Mapping[str, Any] | None = None, name: str | None = None, seed: int = 0,
+    resume: bool = False, recipe: Recipe | None = None, device: str = "cpu",
+    progress: bool = True, **settings: Any,
+) -> Emulator:
+    """Teach a small network what a large one knows, for one survey's pixels.
+
+    Parameters
+    ----------
+    teacher : Emulator or name or path
+    out : path
+        Folder of the run: the lessons, checkpoints, and the student in ``out/best``.
+    wavelength : (float, float) or array, optional
+        Angstrom in the teacher's medium, at rest: the student covers what lies between the
+        ends.  All that the teacher covers by default.
+    instrument : float or Instrument, optional
+        The survey's resolution R = wavelength / FWHM, or something with that attribute: the
+        student's spectra are half as sharp again, and what is missing is convolved
+        exactly.  Without it they are as sharp as the teacher's.
+    resolution : float, optional
+        Of the student's spectra, in place of `instrument`.
+    spectra : int
+        How many the teacher makes for training, in blocks of 256.
+    options : dict, optional
+        Of the network: ``hidden``, ``layers``, ``components``.
+    name : str, optional
+        Of the student; ``TEACHER-student`` by default.
+    seed : int
+    resume : bool
+        Go on with what is in `out`.
+    recipe : Recipe, optional
+        Of the training.
+    device : str
+    progress : bool
+        Show progress bars.
+    **settings
+        Fields of :class:`Recipe`, overriding `recipe`.
+
+    Returns
+    -------
+    Emulator
+        Its ``metrics`` are against its teacher, on label vectors it has not seen; its
+        ``errors``, where the teacher's are known, against the synthesis.
+
+    Raises
+    ------
+    ValueError
+        As `View` and :func:`emulators.train`, and for a folder that holds another
+        distillation.
+
+    Examples
+    --------
+    >>> student = distill("mgb-fgk", out="runs/student", instrument=20_000)  # doctest: +SKIP
+    """
+    recipe = recipe_of(recipe or RECIPE, {**settings, "seed": seed})
+    if instrument is not None and resolution is not None:
+        raise ValueError("give instrument= or resolution=, not both")
+    if not isinstance(spectra, (int, np.integer)) or spectra < 1:
+        raise ValueError(f"spectra must be a whole number of at least 1, got {spectra!r}")
+    if not isinstance(teacher, Emulator):
+        teacher = load(teacher, device=device)
+    low, high = _ends(teacher, wavelength)
+    view = View(teacher, low, high, _resolution(instrument, resolution))
+    folder = Path(out)
+    grid = write_lessons(view, folder, spectra=int(spectra), seed=seed, resume=resume,
+                         progress=progress)
+    with grid:
+        student = train(grid, init=_begin(view, grid, options, seed), out=folder, resume=resume,
+                        recipe=recipe, device=device, progress=progress,
+                        name=name or f"{teacher.name}-student")
+        student.metrics = evaluate(student, grid)
+    student.provenance["teacher"] = {
+        "name": teacher.name, "sha256": teacher.sha256, "added": student.metrics,
+        "provenance": teacher.provenance}
+    student.errors = _errors(view, student)
+    student.save(folder / "best")
+    return student
+
+
+def _ends(teacher: Emulator, wavelength: Any) -> tuple[float, float]:
+    """Return the ends of what the student should cover."""
+    if wavelength is None:
+        return teacher.wavelength_range
+    array = np.asarray(wavelength, dtype=float)
+    if array.ndim != 1 or len(array) < 2 or not np.isfinite(array).all():
+        raise ValueError(f"wavelength is {wavelength!r}; expected its ends, or pixels, in Å")
+    return float(array.min()), float(array.max())
+
+
+def _resolution(instrument: Any, resolution: Any) -> float | None:
+    """Return the resolution of the student's spectra."""
+    given = resolution if instrument is None else getattr(instrument, "resolution", instrument)
+    if given is None:
+        return None
+    try:
+        value = float(given)
+    except (TypeError, ValueError):
+        value = np.nan
+    if not (np.isfinite(value) and value > 0):
+        raise ValueError(f"the resolution is {given!r}; expected R = wavelength / FWHM")
+    return value if instrument is None else SHARPER * value
+
+
+def _begin(
+    view: View, grid: Grid, options: Mapping[str, Any] | None, seed: int
+) -> Emulator:
+    """Return a student that knows the components of its lessons, and nothing more."""
+    teacher, rows = view.teacher, grid.rows("train")
+    torch.manual_seed(seed)
+    network: Any = build("components", len(teacher.labels), torch.as_tensor(grid.wavelength),
+                         **(options or {}))
+    some = np.random.default_rng(seed).permutation(rows)[:FOR_COMPONENTS]
+    network.begin(torch.as_tensor(grid.flux(np.sort(some))))
+    return Emulator(network, teacher.labels, teacher.domain, grid.wavelength, grid.medium,
+                    name=f"components of {teacher.name}")
+
+
+def _errors(view: View, student: Emulator) -> ErrorModel | None:
+    """Return the student's errors against the synthesis: its teacher's and its own."""
+    known = view.teacher.errors
+    if known is None:
+        return None
+    theirs = view(known.errors.float().to(view.teacher.device)).cpu()
+    with torch.no_grad():
+        said = student.flux(known.labels.to(student.device),
+                            torch.as_tensor(student.pixels, device=student.device)).cpu().float()
+    return ErrorModel(theirs + said - view.spectra(known.labels.numpy()), known.labels)

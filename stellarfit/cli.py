@@ -224,7 +224,7 @@ def sample_command(
 ) -> None:
     """Sample the posterior of stars' labels.
 
-    Writes NAME-samples.ecsv, NAME-posterior.h5 and three pictures per star.
+    Writes NAME-samples.ecsv, NAME-summary.ecsv, NAME-posterior.h5 and three pictures per star.
 
     \b
     stellarfit sample sun.fits --instrument harps -o out
@@ -251,15 +251,22 @@ def sample_command(
         return [partial(written, p) for p in posteriors]
 
     def written(posterior: Posterior, stem: str) -> dict[str, Any]:
+        from emulators.files import atomic_write
+
         posterior.save(output / f"{stem}-samples.ecsv")
         posterior.save(output / f"{stem}-posterior.h5")
-        if plot:
+        with atomic_write(output / f"{stem}-summary.ecsv") as temporary:
+            posterior.to_summary_table().write(temporary)
+        if not as_json:
+            click.echo(posterior.summary() + "\n")
+        if plot and len(posterior.samples) > len(posterior.names):
             posterior.corner(output / f"{stem}-corner.png")
             posterior.trace(output / f"{stem}-trace.png")
             posterior.plot(output / f"{stem}-predictive.png")
-        if not as_json:
-            click.echo(posterior.summary() + "\n")
-        found = {n: posterior.interval(n) for n in (*posterior.names, *posterior.derived)}
+        elif plot:
+            click.echo(f"{stem}: too few samples to draw", err=True)
+        found = {n: [_finite(x) for x in posterior.interval(n)]
+                 for n in (*posterior.names, *posterior.derived)}
         low, median, high = ({n: v[i] for n, v in found.items()} for i in range(3))
         return {"median": median, "low": low, "high": high, "converged": posterior.converged,
                 "verdict": posterior.verdict, "acceptance": posterior.diagnosis.acceptance,
@@ -270,7 +277,8 @@ def sample_command(
                         zip(posterior.names, posterior.diagnosis.ess.tolist(), strict=True)},
                 "rhat": {n: _finite(r) for n, r in
                          zip(posterior.names, posterior.diagnosis.rhat.tolist(), strict=True)},
-                "flags": posterior.fit.flags, "provenance": posterior.fit.provenance}
+                "flags": posterior.flags, "notes": posterior.notes,
+                "provenance": posterior.fit.provenance}
 
     _each(files, one, as_json, medium=medium, together=together, targets=targets,
           batch=batch if many else None)

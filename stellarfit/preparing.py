@@ -64,8 +64,8 @@ def in_batches(
     seen = [_seen(k, len(spectra), s, flux, emulator=emulator, **observing)
             for k, s in enumerate(spectra)]
     arms = seen[0].arms
-    for other in seen[1:]:
-        _same_pixels(seen[0], other)
+    for k, other in enumerate(seen[1:], 2):
+        _same_pixels(seen[0], other, f"spectrum {k} of {len(seen)}")
     free = [n.strip() for n in free.split(",")] if isinstance(free, str) else free
     free = None if free is None else list(seen[0].own(dict.fromkeys(free)))
     fixed, tied = seen[0].own(_mapping("fixed", fixed)), seen[0].own(_mapping("tied", tied))
@@ -227,15 +227,15 @@ def _block_diagonal(blocks: Sequence[Array]) -> Array:
     return np.vstack(rows)
 
 
-def _same_pixels(first: Observation, other: Observation) -> None:
+def _same_pixels(first: Observation, other: Observation, which: str) -> None:
     same = len(first.arms) == len(other.arms) and all(
         len(a) == len(b) and np.allclose(a.wavelength, b.wavelength, rtol=1e-9, atol=0)
         and a.instrument == b.instrument and (a.matrix is None) == (b.matrix is None)
         for a, b in zip(first.arms, other.arms, strict=True))
     if not same:
         raise ValueError(
-            f"'{other.name}' has other pixels than '{first.name}': stars that are fitted in one "
-            "batch share wavelengths and instruments; fit the others apart"
+            f"{which}, '{other.name}', has other pixels than the first: stars that are fitted in "
+            "one batch share wavelengths and instruments; fit the others apart"
         )
     if any(a.matrix is not None for a in other.arms):
         raise ValueError("stars with resolution matrices cannot share a batch: each has its own")

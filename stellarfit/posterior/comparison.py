@@ -24,7 +24,7 @@ class Difference:
     ----------
     name : str
     shift : float
-        Mean of the samples minus the fit, in the fit's sigma.
+        Mean of the samples minus the fit, in the fit's sigma; NaN, as the width, without one.
     width : float
         Standard deviation of the samples over the fit's sigma.
     skewness : float
@@ -44,6 +44,7 @@ class Comparison:
 
     differences: tuple[Difference, ...]
     converged: bool
+    left_out: tuple[str, ...] = ()
 
     @property
     def agree(self) -> bool:
@@ -53,9 +54,15 @@ class Comparison:
     def __repr__(self) -> str:
         lines = [] if self.converged else ["the samples have not converged: no judgement"]
         lines.append(f"{'parameter':<10s} {'shift':>8s} {'width':>7s} {'skew':>7s}")
-        lines += [f"{d.name:<10s} {d.shift:+7.2f}σ {d.width:7.2f} {d.skewness:+7.2f}  {d.words}"
-                  for d in self.differences]
+        lines += [self._line(d) for d in self.differences]
+        if self.left_out:
+            lines.append(f"not free in the fit: {', '.join(self.left_out)}")
         return "\n".join(lines)
+
+    def _line(self, d: Difference) -> str:
+        gaussian = (f"{d.shift:+7.2f}σ {d.width:7.2f}" if np.isfinite(d.width) else " " * 16)
+        words = d.words if self.converged else ""
+        return f"{d.name:<10s} {gaussian} {d.skewness:+7.2f}  {words}".rstrip()
 
 
 def compare(posterior: Posterior, fit: FitResult | None = None) -> Comparison:
@@ -75,9 +82,17 @@ def compare(posterior: Posterior, fit: FitResult | None = None) -> Comparison:
     Raises
     ------
     ValueError
-        When the two have no parameter in common, or there are no samples.
+        When the two are something else, of other stars, have no parameter in common, or there
+        are no samples.
     """
-    fit = posterior.fit if fit is None else fit
+    if fit is None and isinstance(posterior, Posterior):
+        fit = posterior.fit
+    if not (isinstance(posterior, Posterior) and isinstance(fit, FitResult)):
+        raise ValueError(f"got a {type(posterior).__name__} and a {type(fit).__name__}; expected "
+                         "a Posterior and a FitResult")
+    if _of_another_star(posterior.fit, fit):
+        raise ValueError(f"nothing to compare: the fit of '{fit.name}' is to other fluxes than "
+                         f"the samples of '{posterior.fit.name}'")
     common = [n for n in posterior.names if n in fit.names]
     if not common:
         raise ValueError(f"nothing to compare: the samples are of {', '.join(posterior.names)}, "
@@ -89,14 +104,21 @@ def compare(posterior: Posterior, fit: FitResult | None = None) -> Comparison:
     for name in common:
         values, sigma = posterior.of(name), fit.errors[name]
         if not np.isfinite(sigma):
-            found.append(Difference(name, 0.0, 0.0, float(skew(values)),
+            found.append(Difference(name, np.nan, np.nan, float(skew(values)),
                                     "the fit gives no error; the samples do"))
             continue
         shift = float((values.mean() - fit.labels[name]) / sigma)
         width, skewness = float(values.std() / sigma), float(skew(values))
         found.append(Difference(name, shift, width, skewness,
                                 _words(shift, width, skewness, float(ess[name]))))
-    return Comparison(tuple(found), posterior.converged)
+    return Comparison(tuple(found), posterior.converged,
+                      tuple(n for n in posterior.names if n not in common))
+
+
+def _of_another_star(one: FitResult, other: FitResult) -> bool:
+    """Return whether two fits are to other fluxes at the same wavelengths."""
+    return any(np.array_equal(a.wavelength, b.wavelength) and not np.array_equal(a.flux, b.flux)
+               for a, b in zip(one.spectra, other.spectra, strict=False))
 
 
 def _words(shift: float, width: float, skewness: float, ess: float) -> str:

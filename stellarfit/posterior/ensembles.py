@@ -118,6 +118,8 @@ class Ensembles:
         self.chain, self.log_probability = chain, log_probability
         for k in range(len(self._states)):
             place, has_normal = (int(x) for x in state["places"][k])
-            self._states[k] = emcee.State(
-                chain[k, -1], log_prob=log_probability[k, -1], random_state=(
-                    "MT19937", state["keys"][k], place, has_normal, float(state["cached"][k])))
+            random_state = ("MT19937", state["keys"][k], place, has_normal,
+                            float(state["cached"][k]))
+            np.random.RandomState().set_state(random_state)  # a bad one emcee passes over
+            self._states[k] = emcee.State(chain[k, -1], log_prob=log_probability[k, -1],
+                                          random_state=random_state)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,17 +10,27 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stellarfit.plot import DATA, MODEL, finish
+from stellarfit.posterior.result import digits_of
 
 if TYPE_CHECKING:
     from stellarfit.posterior.result import Posterior
 
 #: inches that pairs of many parameters share
 LARGEST = 13.0
+#: fewer samples are shown as points alone
+CONTOURED = 400
 
 
 def _titles(posterior: Posterior) -> dict[str, str]:
     return {n: f"{n} ({u})" if u else n
             for n, u in zip(posterior.names, posterior.units, strict=True)}
+
+
+def _headline(posterior: Posterior, width: int) -> str:
+    """Return name and verdict in lines of at most so many characters."""
+    word = "converged" if posterior.converged else "NOT converged"
+    text = f"{posterior.fit.name or 'spectrum'}: {word}: {posterior.verdict}"
+    return textwrap.fill(text, width, max_lines=4, placeholder=" ...")
 
 
 def plot_corner(
@@ -31,6 +41,7 @@ def plot_corner(
         import corner
     except ImportError as error:
         raise ImportError("corner plots need corner: pip install 'stellarfit[plot]'") from error
+    names = [names] if isinstance(names, str) else names
     names = posterior.names if names is None else tuple(names)
     if len(posterior.samples) <= len(names):
         raise ValueError(f"{len(posterior.samples)} samples are too few to draw pairs of "
@@ -44,13 +55,14 @@ def plot_corner(
         np.column_stack([posterior.of(n) for n in names]),
         labels=[titles.get(n, f"{n} (dex)") for n in names], truths=fitted, truth_color=MODEL,
         color=DATA, quantiles=[0.1587, 0.5, 0.8413], label_kwargs={"fontsize": text},
-        max_n_ticks=3, labelpad=0.4 / size - 0.3, truth_kwargs={"lw": 0.8},
-        contour_kwargs={"linewidths": 0.6},
+        max_n_ticks=3, labelpad=0.4 / size - 0.24, truth_kwargs={"lw": 0.8},
+        contour_kwargs={"linewidths": 0.6}, plot_contours=len(posterior.samples) >= CONTOURED,
     )
     for name, axes in zip(names, figure.axes[::len(names) + 1], strict=True):
         low, median, high = posterior.interval(name)
-        digits = min(3, max(0, 1 - math.floor(math.log10(max(high - low, 1e-9)))))
-        axes.set_title(f"{name}\n{median:.{digits}f} −{median - low:.{digits}f} "
+        digits = digits_of(low, high)
+        middle = f"{median:.{digits}f}".replace("-", "−")
+        axes.set_title(f"{name}\n{middle} −{median - low:.{digits}f} "
                        f"+{high - median:.{digits}f}", fontsize=text)
     for axes in figure.axes:
         axes.tick_params(labelsize=text)
@@ -58,6 +70,9 @@ def plot_corner(
     figure.set_size_inches(whole, whole)
     figure.subplots_adjust(left=0.9 / whole, bottom=0.9 / whole, right=1 - 0.1 / whole,
                            top=1 - 0.4 / whole)
+    if len(names) > 2:  # there is room
+        figure.text(1 - 0.2 / whole, 1 - 0.2 / whole, _headline(posterior, 9 * len(names)),
+                    ha="right", va="top", fontsize=text + 2.0)
     return finish(figure, path)
 
 
@@ -69,17 +84,20 @@ def plot_trace(posterior: Posterior, path: str | Path | None = None) -> Any:
     figure = Figure(figsize=(8.0, 0.9 * count + 1.0), layout="constrained")
     rows = figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0]
     titles = _titles(posterior)
+    # draws that know nothing of the one before are joined by no line
+    alone = posterior.fit.provenance.get("sampler") == "importance"
+    style: dict[str, Any] = {"ls": "", "marker": ".", "ms": 2.0} if alone else {"lw": 0.3}
     colours = [DATA, "#7a7a7a", "#a0522d", "#2e6e8e"]
     for i, (axes, name) in enumerate(zip(rows, posterior.names, strict=True)):
         for k, chain in enumerate(posterior.chain):
-            axes.plot(chain[..., i], color=colours[k % len(colours)], lw=0.3, alpha=0.4)
+            axes.plot(chain[..., i], color=colours[k % len(colours)], alpha=0.4, **style)
         axes.axvspan(0, posterior.diagnosis.burn_in, color="0.9", zorder=0)
         axes.axhline(posterior.fitted[i], color=MODEL, lw=0.8)
         axes.set_ylabel(titles[name], fontsize=7)
         axes.tick_params(labelsize=6)
         axes.margins(x=0)
-    rows[-1].set_xlabel("step")
-    figure.suptitle(f"{posterior.fit.name or 'spectrum'}: {posterior.verdict}", fontsize=8)
+    rows[-1].set_xlabel("draw" if alone else "step")
+    figure.suptitle(_headline(posterior, 110), fontsize=8)
     return finish(figure, path)
 
 
@@ -104,14 +122,15 @@ def plot_predictive(posterior: Posterior, path: str | Path | None = None) -> Any
         top.plot(x, flux, color=DATA, lw=0.6, label="observed")
         top.plot(x, median, color=MODEL, lw=0.8, label="median of the samples")
         top.set_ylabel("flux / continuum")
-        top.legend(loc="lower right", fontsize=7)
         bottom.plot(x, flux - median, color=DATA, lw=0.4)
         bottom.fill_between(x, low - median, high - median, color=MODEL, alpha=0.5, lw=0,
-                            label="68 % of the samples")
+                            label="68 % of the samples' spectra, without noise")
         bottom.set_ylabel("residual")
-        bottom.legend(loc="lower right", fontsize=7)
+        for axes in (top, bottom):  # above: below, they would cover lines
+            axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, fontsize=7,
+                        frameon=False, borderaxespad=0.1)
         for axes in (top, bottom):
             axes.margins(x=0)
     panels[-1, 0].set_xlabel("wavelength (Å)")
-    figure.suptitle(f"{fit.name or 'spectrum'}: {posterior.verdict}", fontsize=8)
+    figure.suptitle(_headline(posterior, 150), fontsize=8)
     return finish(figure, path)

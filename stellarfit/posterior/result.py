@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +18,7 @@ from emulators.labels import is_abundance
 from stellarfit.hdf5 import opened, write_arrays
 from stellarfit.posterior.diagnostics import Diagnosis, inside
 from stellarfit.posterior.jitter import NAME
+from stellarfit.quality import describe
 from stellarfit.result import FitResult, describe_parameter, read_from
 
 Array = NDArray[np.float64]
@@ -125,7 +127,16 @@ class Posterior:
         """Return lower end, median and upper end of a parameter's central interval.
 
         NaN where there is no sample.
+
+        Raises
+        ------
+        KeyError
+            As :meth:`of`.
+        ValueError
+            For a level that is not between 0 and 1.
         """
+        if not 0.0 < level < 1.0:
+            raise ValueError(f"the level of an interval is between 0 and 1, got {level!r}")
         tails = 50.0 * (1.0 - level)
         if not len(self.samples):
             return np.nan, np.nan, np.nan
@@ -140,19 +151,40 @@ class Posterior:
             f"{'converged' if self.converged else 'NOT converged'}: {self.verdict}",
             f"{self.fit.provenance.get('sampler', 'sampler')}: {len(self.samples)} samples, "
             f"acceptance {d.acceptance:.2f}, emulator {self.fit.provenance['emulator']}", "",
-            f"{'parameter':<10s} {'median':>10s} {'-':>9s} {'+':>9s} {'fit':>10s} {'tau':>6s} "
-            f"{'ess':>7s}",
+            f"{'parameter':<10s} {'median':>10s} {'-':>9s} {'+':>9s} {'unit':<5s} {'fit':>10s} "
+            f"{'tau':>6s} {'ess':>7s}",
         ]
         for i, name in enumerate(self.names):
-            low, median, high = self.interval(name)
-            lines.append(f"{name:<10s} {median:10.3f} {median - low:9.3f} {high - median:9.3f} "
-                         f"{self.fitted[i]:10.3f} {d.tau[i]:6.1f} {d.ess[i]:7.0f}")
+            digits = digits_of(*self.interval(name)[::2])
+            lines.append(f"{self._line(name, self.units[i])} {self.fitted[i]:10.{digits}f} "
+                         f"{d.tau[i]:6.1f} {d.ess[i]:7.0f}")
         if self.derived:
             lines += ["", "derived"]
-        for name in self.derived:
-            low, median, high = self.interval(name)
-            lines.append(f"{name:<10s} {median:10.3f} {median - low:9.3f} {high - median:9.3f}")
-        return "\n".join(lines)
+        lines += [self._line(name, "dex") for name in self.derived]
+        return "\n".join([*lines, "", *self.notes])
+
+    def _line(self, name: str, unit: str) -> str:
+        low, median, high = self.interval(name)
+        digits = digits_of(low, high)
+        return (f"{name:<10s} {median:10.{digits}f} {median - low:9.{digits}f} "
+                f"{high - median:9.{digits}f} {unit:<5s}")
+
+    @property
+    def flags(self) -> int:
+        """The flags of the fit, as in :class:`stellarfit.Flag`."""
+        return self.fit.flags
+
+    @property
+    def notes(self) -> list[str]:
+        """What to know of the parameters before believing their intervals, and the flags."""
+        found = []
+        if limited := self.fit.provenance.get("at_limit"):
+            found.append(f"fitted at a limit: {', '.join(limited)}")
+        for verdict in ("upper limit", "no information"):
+            if names := [n for n, v in self.fit.verdicts.items() if v == verdict]:
+                found.append(f"{verdict}: {', '.join(names)}")
+        return [*found, "flags of the fit: " + (str(self.flags) if self.flags else "none"),
+                *(f"  - {text}" for text in describe(self.flags))]
 
     def corner(self, path: str | Path | None = None, names: Sequence[str] | None = None) -> Any:
         """Draw all pairs of parameters; return the figure, or write it to `path`."""
@@ -194,7 +226,10 @@ class Posterior:
         rows += [(n, *self.interval(n), np.nan, np.nan, np.nan) for n in self.derived]
         names = ("parameter", "low", "median", "high", "tau", "ess", "rhat")
         table = Table(rows=rows, names=names)
-        table.meta.update(self.fit.provenance, converged=self.converged, verdict=self.verdict)
+        units = [*self.units, *("dex",) * len(self.derived)]
+        table.add_column(units, name="unit", index=4)
+        table.meta.update(self.fit.provenance, converged=self.converged, verdict=self.verdict,
+                          notes=self.notes)
         return table
 
     def to_arviz(self) -> Any:
@@ -216,6 +251,8 @@ class Posterior:
         by_walker = np.moveaxis(both, 2, 1).reshape(-1, both.shape[1], both.shape[3])
         logs = by_walker[..., -1]
         samples = {n: by_walker[..., i] for i, n in enumerate(self.names)}
+        attrs = {"provenance": json.dumps(self.fit.provenance, default=str),
+                 "converged": int(self.converged), "verdict": self.verdict}
         try:
             from arviz_base import from_dict
         except ModuleNotFoundError:
@@ -225,19 +262,25 @@ class Posterior:
                 raise ModuleNotFoundError(
                     "to_arviz needs ArviZ: pip install 'stellarfit[bayes]'") from error
             return make(posterior=samples, sample_stats={"lp": logs},
-                        attrs={"provenance": json.dumps(self.fit.provenance, default=str)})
+                        attrs=attrs)
         return from_dict({"posterior": samples, "sample_stats": {"lp": logs}},
-                         attrs={"/": {"provenance": json.dumps(self.fit.provenance,
-                                                               default=str)}})
+                         attrs={"/": attrs})
 
     def save(self, path: str | Path) -> Path:
         """Write by the suffix, whole or not at all.
 
         ``.h5``: everything, for :func:`load_posterior`; ``.nc``: for ArviZ; others (ECSV, FITS,
         ...): the table of samples, by astropy.
+
+        Raises
+        ------
+        ValueError
+            For a path without a suffix.
         """
         import h5py
 
+        if not Path(path).suffix:
+            raise ValueError(f"the suffix of '{path}' should say the format: .h5, .nc, .ecsv, ...")
         with atomic_write(path) as temporary:
             if Path(path).suffix == ".nc":
                 self.to_arviz().to_netcdf(temporary)
@@ -255,6 +298,12 @@ class Posterior:
             else:
                 self.to_table().write(temporary)
         return Path(path)
+
+
+def digits_of(low: float, high: float) -> int:
+    """Return the decimals that show two figures of half an interval's width."""
+    width = 0.5 * (high - low)
+    return int(np.clip(1 - math.floor(math.log10(width)), 0, 6)) if width > 0 else 3
 
 
 def load_posterior(path: str | Path) -> Posterior:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from emulators.files import atomic_write
 from stellarfit.fitting import AT_ONCE, best_of, conclude
-from stellarfit.hdf5 import opened
+from stellarfit.posterior.checkpoint import checksum, keep, resume
 from stellarfit.posterior.density import Density, log_likelihood
 from stellarfit.posterior.ensembles import Ensembles
 from stellarfit.posterior.importance import Importance
@@ -35,11 +34,14 @@ from stellarfit.weighting import Weighting
 Array = NDArray[np.float64]
 SAMPLERS: Mapping[str, type[Sampler]] = {
     "emcee": Ensembles, "nuts": Nuts, "importance": Importance}
-CHECKPOINT = "stellarfit chains 1"
+#: packages that samples come from, and of NUTS
+PACKAGES = ("stellarfit", "torch", "numpy", "scipy", "emcee")
 #: what makes a posterior, of a fit's provenance, besides emulator and data
 SETTINGS = ("priors", "fixed", "tied", "continuum", "resolution", "calibration")
 #: samples whose spectra are looked at
 PREDICTED = 64
+#: points around a fit of which one must have a spectrum
+LOOKS = 8
 
 
 def sample(
@@ -222,24 +224,38 @@ def _chains(
 ) -> Sampler:
     """Return a star's chains, grown until they have converged or are long enough."""
     best = density.best
+    _refuse_nothing(density)
     running = SAMPLERS[how.sampler](density, chains=how.chains, walkers=how.walkers,
                                     seed=_stream(how.seed, best))
     known = ("emulator_sha256", *SETTINGS)
     identity = {"sampler": running.name, "chains": int(how.chains), "walkers": how.walkers and int(
-        how.walkers), "seed": int(how.seed), "data": _checksum(best), "parameters": list(
+        how.walkers), "seed": int(how.seed), "data": checksum(best), "parameters": list(
             density.names), **{k: best.provenance[k] for k in known},
         "noise": asdict(density.problem.weighting)}
     if checkpoint is not None and Path(checkpoint).exists():
-        _resume(running, Path(checkpoint), identity)
+        resume(running, Path(checkpoint), identity)
     _run(running, how.max_steps, checkpoint, identity, progress)
     return running
 
 
+def _refuse_nothing(density: Density) -> None:
+    """Refuse a posterior that is not finite around the fit."""
+    around = density.scattered(LOOKS, np.random.default_rng(0))
+    if not np.isfinite(density(around)).any():
+        raise ValueError(
+            f"ln(posterior) of '{density.best.name or 'the spectrum'}' is nowhere finite around "
+            f"the fit: emulator {density.best.provenance['emulator']} gives no spectrum there")
+
+
 def _posterior(density: Density, running: Sampler, how: _How) -> Posterior:
     """Return chains as samples, with the spectra of some."""
+    packages = (*PACKAGES, "pyro-ppl") if running.name == "nuts" else PACKAGES
     best = replace(density.best, provenance={
         **density.best.provenance, "sampler": running.name, "sampler_seed": how.seed,
-        "data_sha256": _checksum(density.best), "steps": running.chain.shape[1]})
+        "data_sha256": checksum(density.best), "steps": running.chain.shape[1],
+        "max_steps": how.max_steps, "chains": how.chains, "walkers": running.chain.shape[2],
+        "noise": asdict(density.problem.weighting), "versions": {
+            package: version(package) for package in packages}})
     found = Posterior(best, running.chain, running.log_probability, running.diagnose(),
                       np.empty((3, 0)))
     return replace(found, predicted=_predicted(density, found.samples, how.seed))
@@ -268,7 +284,7 @@ def _run(
             steps = running.block - taken % running.block  # blocks begin where they always do
             running.advance(min(steps, max_steps - taken), bar.update)
             if checkpoint is not None:
-                _keep(running, checkpoint, identity)
+                keep(running, checkpoint, identity)
             found = running.diagnose()
             if found.converged:
                 break
@@ -277,44 +293,5 @@ def _run(
 
 def _stream(seed: int, fit: FitResult) -> int:
     """Return the seed of a star's random numbers: no two stars share theirs."""
-    digest = hashlib.sha256(f"{int(seed)} {_checksum(fit)}".encode()).digest()
+    digest = hashlib.sha256(f"{int(seed)} {checksum(fit)}".encode()).digest()
     return int.from_bytes(digest[:4], "big")
-
-
-def _checksum(fit: FitResult) -> str:
-    """Return the SHA-256 of the pixels that were fitted."""
-    digest = hashlib.sha256()
-    for spectrum in fit.spectra:
-        for values in (spectrum.wavelength, spectrum.flux, spectrum.ivar):
-            digest.update(np.ascontiguousarray(values).tobytes())
-    return digest.hexdigest()
-
-
-def _keep(running: Sampler, path: str | Path, identity: Mapping[str, Any]) -> None:
-    """Write the chains and how to go on with them, whole or not at all."""
-    import h5py
-
-    with atomic_write(path) as temporary, h5py.File(temporary, "w") as file:
-        file.attrs["format"] = CHECKPOINT
-        file.attrs["identity"] = json.dumps(identity, default=str)
-        file["chain"], file["log_probability"] = running.chain, running.log_probability
-        for name, values in running.state().items():
-            file[f"state/{name}"] = values
-
-
-def _resume(running: Sampler, path: Path, identity: Mapping[str, Any]) -> None:
-    """Go on with the chains of a file.
-
-    Raises
-    ------
-    ValueError
-        When they are of another star, emulator or posterior, or the file is something else.
-    """
-    with opened(path, "checkpoint", CHECKPOINT) as file:
-        known = json.loads(file.attrs["identity"])
-        wanted = json.loads(json.dumps(identity, default=str))
-        if other := [k for k, v in wanted.items() if known.get(k) != v]:
-            raise ValueError(f"'{path}' holds chains of another {', '.join(other)}; give another "
-                             "checkpoint, or remove it to begin anew")
-        running.restore(file["chain"][()], file["log_probability"][()],
-                        {k: v[()] for k, v in file["state"].items()})

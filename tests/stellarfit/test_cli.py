@@ -71,6 +71,7 @@ def test_sample_writes_samples(star, tmp_path):
     assert done.exit_code == 0, done.output
     assert "NOT converged" in done.output
     assert (tmp_path / "star.one-samples.ecsv").exists()
+    assert (tmp_path / "star.one-summary.ecsv").exists()
 
 
 def test_many_stars_are_sampled_side_by_side_and_a_bad_one_does_not_stop_them(star, tmp_path):

@@ -87,7 +87,7 @@ def test_no_u_turn_chains_of_a_batch_are_around_each_fit(stars, lines) -> None:
 def test_what_is_wrong_with_one_star_is_said_before_any_is_sampled(stars, lines) -> None:
     other = Spectrum(stars[0].wavelength[::2], stars[0].flux[::2], ivar=stars[0].ivar[::2],
                      medium="air", name="coarse")
-    with pytest.raises(ValueError, match="'coarse' has other pixels"):
+    with pytest.raises(ValueError, match="'coarse', has other pixels"):
         sample_batch([stars[0], other], emulator=lines, **OPTIONS)
     with pytest.raises(ValueError, match="1 checkpoints for 2 spectra"):
         sample_batch(stars[:2], emulator=lines, checkpoints=["a.h5"], **OPTIONS)

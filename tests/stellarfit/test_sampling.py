@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -158,6 +159,43 @@ def test_chains_of_another_star_or_sampler_are_not_gone_on_with(star, lines, tmp
         draw(star, lines, max_steps=10, checkpoint=tmp_path / "broken.h5")
 
 
+def flipped(file):
+    """One bit of one stored number, wherever the chain is in the file."""
+    with h5py.File(file) as content:
+        place = content["chain"].id.get_chunk_info(0).byte_offset + 3
+    data = bytearray(file.read_bytes())
+    data[place] ^= 4
+    file.write_bytes(data)
+
+
+def edited(name, make):
+    def edit(file):
+        with h5py.File(file, "r+") as content:
+            new = make(content[name][()])
+            del content[name]
+            if new is not None:
+                content[name] = new
+    return edit
+
+
+def unnamed(file):
+    with h5py.File(file, "r+") as content:
+        content.attrs["identity"] = "{it"
+
+
+@pytest.mark.parametrize("damage", [
+    flipped, unnamed, edited("chain", lambda x: x[:, :5]), edited("chain", lambda x: x[..., :1]),
+    edited("chain", lambda x: x * np.nan), edited("chain", lambda x: b"text"),
+    edited("state/keys", lambda x: None), edited("state/keys", lambda x: x[:, :7]),
+])
+def test_a_damaged_checkpoint_is_named_and_not_gone_on_with(star, lines, tmp_path, damage) -> None:
+    file = tmp_path / "chains.h5"
+    draw(star, lines, max_steps=10, checkpoint=file)
+    damage(file)
+    with pytest.raises(ValueError, match=r"chains\.h5' is not a readable checkpoint"):
+        draw(star, lines, max_steps=20, checkpoint=file)
+
+
 def test_nothing_outside_the_domain_has_a_probability(density) -> None:
     theta = np.array([density.best.values, [9000.0, 0.0], [np.nan, 0.0]])
     value = density(theta)
@@ -239,12 +277,13 @@ def test_what_lies_beyond_a_limit_is_in_no_output(across, tmp_path) -> None:
     assert np.asarray(values["mg_h"] - values["fe_h"]).max() <= 0.4
 
 
-def test_no_sample_is_said_and_breaks_nothing(star, lines, posterior) -> None:
+def test_no_sample_is_said_and_breaks_nothing(posterior, tmp_path) -> None:
     from dataclasses import replace
 
     empty = replace(posterior, log_probability=np.full_like(posterior.log_probability, -np.inf))
     assert np.isnan(empty.interval("teff")).all()
     assert "nan" in empty.summary()
+    assert empty.trace(tmp_path / "trace.png").exists()
     for refused in (lambda: compare(empty), empty.corner):
         with pytest.raises(ValueError, match="samples"):
             refused()
@@ -353,6 +392,66 @@ def test_comparison_says_what_differs(posterior) -> None:
     assert re.search(r"its error is (4[5-9]|5[0-5]) % too small", found.differences[0].words)
     with pytest.raises(ValueError, match="nothing to compare"):
         compare(posterior, replace(fit, names=("a", "b")))
+    with pytest.raises(ValueError, match="expected a Posterior and a FitResult"):
+        compare(posterior, 3)
+
+
+def test_comparison_with_another_star_is_refused(posterior, lines, observe) -> None:
+    other = stellarfit.fit(observe(lines, STAR, snr=30.0, seed=4), emulator=lines, **OPTIONS)
+    with pytest.raises(ValueError, match="to other fluxes than"):
+        compare(posterior, other)
+
+
+def test_comparison_of_what_has_not_converged_judges_nothing(star, lines) -> None:
+    found = compare(draw(star, lines, max_steps=20))
+    assert not found.agree
+    assert "agree" not in repr(found)
+    assert "no judgement" in repr(found)
+
+
+def test_comparison_leaves_blank_what_a_fit_does_not_give(posterior) -> None:
+    from dataclasses import replace
+
+    blind = replace(posterior.fit, covariance=np.diag([np.inf, 0.01]))
+    found = compare(posterior, blind)
+    assert np.isnan(found.differences[0].width)
+    assert "nan" not in repr(found)
+    jittered = replace(posterior, chain=np.concatenate(
+        [posterior.chain, posterior.chain[..., :1]], axis=-1), diagnosis=replace(
+            posterior.diagnosis, ess=np.append(posterior.diagnosis.ess, 400.0)))
+    assert "not free in the fit: jitter" in repr(compare(jittered))
+
+
+def test_what_the_fit_warns_of_is_said_with_the_samples(star, lines) -> None:
+    found = draw(star, lines, sampler="importance", walkers=None, max_steps=256,
+                 free=["teff", "fe_h", "ca_fe"], priors={"teff": "uniform:5000:5200"})
+    assert found.flags == found.fit.flags != 0
+    for words in ("fitted at a limit: teff", "no information: ca_fe", "flags of the fit"):
+        assert words in found.summary()
+        assert any(words in note for note in found.to_summary_table().meta["notes"])
+
+
+def test_a_spectrum_that_is_nowhere_finite_is_refused(star, lines, monkeypatch) -> None:
+    from stellarfit.posterior import density
+
+    real = density._of_spectra
+    monkeypatch.setattr(density, "_of_spectra", lambda *args: real(*args) * torch.nan)
+    for sampler in ("emcee", "importance"):
+        with pytest.raises(ValueError, match="nowhere finite around the fit"):
+            draw(star, lines, sampler=sampler, walkers=None, max_steps=10)
+
+
+def test_samples_know_what_made_them(posterior) -> None:
+    known = posterior.fit.provenance
+    assert {"stellarfit", "torch", "emcee"} <= known["versions"].keys()
+    assert (known["max_steps"], known["walkers"]) == (1500, 12)
+    assert known["noise"]["robust"] is True
+
+
+def test_numbers_are_shown_to_two_figures_of_their_error(lines, observe) -> None:
+    from stellarfit.posterior.result import digits_of
+
+    assert [digits_of(0.0, 2 * w) for w in (38.0, 1.2, 0.012, 0.0009, 0.0)] == [0, 1, 3, 5, 3]
 
 
 def test_samples_of_the_same_star_come_from_the_package_itself() -> None:

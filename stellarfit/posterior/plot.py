@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 LARGEST = 13.0
 #: fewer samples are shown as points alone
 CONTOURED = 400
+#: up to so many parameters have room for errors of two figures
+FEW = 9
 
 
 def _titles(posterior: Posterior) -> dict[str, str]:
@@ -60,7 +62,7 @@ def plot_corner(
     )
     for name, axes in zip(names, figure.axes[::len(names) + 1], strict=True):
         low, median, high = posterior.interval(name)
-        digits = digits_of(low, high)
+        digits = digits_of(low, high, 2 if len(names) <= FEW else 1)  # as there is room
         middle = f"{median:.{digits}f}".replace("-", "−")
         axes.set_title(f"{name}\n{middle} −{median - low:.{digits}f} "
                        f"+{high - median:.{digits}f}", fontsize=text)

@@ -160,7 +160,7 @@ class Posterior:
                          f"{d.tau[i]:6.1f} {d.ess[i]:7.0f}")
         if self.derived:
             lines += ["", "derived"]
-        lines += [self._line(name, "dex") for name in self.derived]
+        lines += [self._line(name, "dex").rstrip() for name in self.derived]
         return "\n".join([*lines, "", *self.notes])
 
     def _line(self, name: str, unit: str) -> str:
@@ -300,10 +300,10 @@ class Posterior:
         return Path(path)
 
 
-def digits_of(low: float, high: float) -> int:
-    """Return the decimals that show two figures of half an interval's width."""
+def digits_of(low: float, high: float, figures: int = 2) -> int:
+    """Return the decimals that show so many figures of half an interval's width."""
     width = 0.5 * (high - low)
-    return int(np.clip(1 - math.floor(math.log10(width)), 0, 6)) if width > 0 else 3
+    return int(np.clip(figures - 1 - math.floor(math.log10(width)), 0, 6)) if width > 0 else 3
 
 
 def load_posterior(path: str | Path) -> Posterior:

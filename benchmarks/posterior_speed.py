@@ -45,7 +45,7 @@ THIRTY = (*FIFTEEN[:-2], "sc_fe", "v_fe", "co_fe", "cu_fe", "zn_fe", "zr_fe", "l
           "pr_fe", "sm_fe", "si_fe", "na_fe", "n_fe", "o_fe", "gd_fe", "rv", "vsini")
 ENOUGH = 400.0
 #: of emcee's ensemble and of NUTS's chain: many times their autocorrelation
-STEPS = {"emcee": 600, "nuts": 200}
+STEPS = {"emcee": 400, "nuts": 150}
 PARTS = ("vectorised", "side_by_side", "nuts")
 
 

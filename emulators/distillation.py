@@ -100,11 +100,13 @@ def distill(
         teacher = load(teacher, device=device)
     low, high = _ends(teacher, wavelength)
     view = View(teacher, low, high, _resolution(instrument, resolution))
+    student = _untaught(view, options, seed)
     folder = Path(out)
     grid = write_lessons(view, folder, spectra=int(spectra), seed=seed, resume=resume,
                          progress=progress)
     with grid:
-        student = train(grid, init=_begin(view, grid, options, seed), out=folder, resume=resume,
+        _begin(student, grid, seed)
+        student = train(grid, init=student, out=folder, resume=resume,
                         recipe=recipe, device=device, progress=progress,
                         name=name or f"{teacher.name}-student")
         student.metrics = evaluate(student, grid)
@@ -140,18 +142,23 @@ def _resolution(instrument: Any, resolution: Any) -> float | None:
     return value if instrument is None else SHARPER * value
 
 
-def _begin(
-    view: View, grid: Grid, options: Mapping[str, Any] | None, seed: int
-) -> Emulator:
-    """Return a student that knows the components of its lessons, and nothing more."""
-    teacher, rows = view.teacher, grid.rows("train")
+def _untaught(view: View, options: Mapping[str, Any] | None, seed: int) -> Emulator:
+    """Return a student that knows nothing yet."""
+    teacher = view.teacher
     torch.manual_seed(seed)
-    network: Any = build("components", len(teacher.labels), torch.as_tensor(grid.wavelength),
+    network: Any = build("components", len(teacher.labels), torch.as_tensor(view.pixels),
                          **(options or {}))
-    some = np.random.default_rng(seed).permutation(rows)[:FOR_COMPONENTS]
-    network.begin(torch.as_tensor(grid.flux(np.sort(some))))
-    return Emulator(network, teacher.labels, teacher.domain, grid.wavelength, grid.medium,
+    if (count := network.config["components"]) > len(view.pixels):
+        raise ValueError(f"components = {count} are more than the {len(view.pixels)} pixels")
+    return Emulator(network, teacher.labels, teacher.domain, view.pixels, teacher.medium,
                     name=f"components of {teacher.name}")
+
+
+def _begin(student: Emulator, grid: Grid, seed: int) -> None:
+    """Give a student the components of its lessons."""
+    network: Any = student.network
+    some = np.random.default_rng(seed).permutation(grid.rows("train"))[:FOR_COMPONENTS]
+    network.begin(torch.as_tensor(grid.flux(np.sort(some))))
 
 
 def _errors(view: View, student: Emulator) -> ErrorModel | None:

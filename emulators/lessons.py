@@ -1,9 +1,8 @@
 """What a teacher tells its student: spectra of labels drawn evenly from its domain, as a grid.
 
 Spectra are made in blocks, each a function of the seed and its number alone, and each kept in a
-file of its own until all are there: what was interrupted goes on, and more can be asked for
-later.  They are the teacher's at its own training pixels, or seen at a lower resolution R, at
-every so many of its pixels as sample that.
+file of its own until all are there: what was interrupted goes on.  They are the teacher's at its
+own training pixels, or seen at a lower resolution R, at every so many of its pixels as sample that.
 """
 
 from __future__ import annotations
@@ -139,7 +138,9 @@ class View:
 def write_lessons(
     view: View, folder: Path, *, spectra: int, seed: int, resume: bool, progress: bool
 ) -> Grid:
-    """Write the grid ``folder/lessons.h5`` of so many training spectra, or as many blocks more.
+    """Return the grid ``folder/lessons.h5`` of so many training spectra, made where it is missing.
+
+    Their number is rounded up to whole blocks; those for validation come on top.
 
     Raises
     ------

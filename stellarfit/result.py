@@ -250,12 +250,7 @@ class FitResult:
         ]
         for n, unit in zip(self.names, self.units, strict=True):
             lines.append(self._line(n, unit, truth))
-        notes = [f"at a limit: {', '.join(self.provenance['at_limit'])}"] * bool(
-            self.provenance.get("at_limit"))
-        for verdict in ("upper limit", "no information"):
-            if names := [n for n, v in self.verdicts.items() if v == verdict]:
-                notes.append(f"{verdict}: {', '.join(names)}")
-        notes += _left_out(self.provenance.get("left_out", {}))
+        notes = self.limits + _left_out(self.provenance.get("left_out", {}))
         if "rv" in self.names:
             frame = self.provenance.get("frame", "unknown")
             notes.append(f"rv is {frame}" if frame != "unknown"
@@ -267,9 +262,24 @@ class FitResult:
             notes.append(f"errors are scaled to chi2/dof = 1, by {factor:.2f}")
         if notes:
             lines += ["", *notes]
-        lines += ["", "flags: " + (str(self.flags) if self.flags else "none")]
-        lines += [f"  - {text}" for text in describe(self.flags)]
-        return "\n".join(lines)
+        return "\n".join([*lines, "", *self.flags_in_words])
+
+    @property
+    def limits(self) -> list[str]:
+        """Sentences on parameters that ended at a limit, or are only limits."""
+        found = []
+        if at_limit := self.provenance.get("at_limit"):
+            found.append(f"at a limit: {', '.join(at_limit)}")
+        for verdict in ("upper limit", "no information"):
+            if names := [n for n, v in self.verdicts.items() if v == verdict]:
+                found.append(f"{verdict}: {', '.join(names)}")
+        return found
+
+    @property
+    def flags_in_words(self) -> list[str]:
+        """The flags as a number, then each in a line."""
+        return ["flags: " + (str(self.flags) if self.flags else "none"),
+                *(f"  - {text}" for text in describe(self.flags))]
 
     def _line(self, name: str, unit: str, truth: dict[str, float] | None) -> str:
         value, error = self.labels[name], self.errors[name]

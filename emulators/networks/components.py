@@ -3,7 +3,7 @@
     depth = m + B c(labels),     B (n_pix, n_component)
 
 Principal components span nearly all that spectra of a grid differ in (Czekala et al. 2015, ApJ
-812, 128, eq. 23, interpolate their weights): a few hundred numbers say what thousands of pixels
+812, 128, interpolate their weights): a few hundred numbers say what thousands of pixels
 do, and the widest product of the network is that with B.
 :meth:`Components.begin` sets m and B from spectra; training may then refine them.
 """
@@ -76,15 +76,7 @@ class Components(FixedPixels):
         -------
         float
             Root mean square of what the components leave of the spectra.
-
-        Raises
-        ------
-        ValueError
-            For more components than pixels.
         """
-        if self.config["components"] > flux.shape[1]:
-            raise ValueError(f"components = {self.config['components']} are more than the "
-                             f"{flux.shape[1]} pixels")
         depth = 1.0 - flux.double()
         mean = depth.mean(0)
         rest = depth - mean

@@ -18,7 +18,6 @@ from emulators.labels import is_abundance
 from stellarfit.hdf5 import opened, write_arrays
 from stellarfit.posterior.diagnostics import Diagnosis, inside
 from stellarfit.posterior.jitter import NAME
-from stellarfit.quality import describe
 from stellarfit.result import FitResult, describe_parameter, read_from
 
 Array = NDArray[np.float64]
@@ -177,14 +176,7 @@ class Posterior:
     @property
     def notes(self) -> list[str]:
         """What to know of the parameters before believing their intervals, and the flags."""
-        found = []
-        if limited := self.fit.provenance.get("at_limit"):
-            found.append(f"fitted at a limit: {', '.join(limited)}")
-        for verdict in ("upper limit", "no information"):
-            if names := [n for n, v in self.fit.verdicts.items() if v == verdict]:
-                found.append(f"{verdict}: {', '.join(names)}")
-        return [*found, "flags of the fit: " + (str(self.flags) if self.flags else "none"),
-                *(f"  - {text}" for text in describe(self.flags))]
+        return ["of the fit:", *self.fit.limits, *self.fit.flags_in_words]
 
     def corner(self, path: str | Path | None = None, names: Sequence[str] | None = None) -> Any:
         """Draw all pairs of parameters; return the figure, or write it to `path`."""

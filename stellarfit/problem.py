@@ -19,16 +19,11 @@ from stellarfit.observation import Observation, concatenated
 from stellarfit.parameters import Parameters
 from stellarfit.priors import Prior, Uniform
 from stellarfit.search import Start
-from stellarfit.weighting import (
-    COMMON,
-    Weighting,
-    emulator_modes,
-    judge,
-)
+from stellarfit.weighting import EmulatorNoise, Weighting, emulator_noise, judge
 
 Array = NDArray[np.float64]
 #: a star's emulator errors are those of where it was before, less than this in typical sizes away
-MODES_REACH = 0.3
+ERRORS_REACH = 0.3
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +85,7 @@ class Problem:
     provenance: dict[str, Any]
     extra: dict[str, Array] = field(default_factory=dict)
     #: where each star's emulator errors were last taken, and they
-    modes_at: dict[int, tuple[Array, torch.Tensor | None]] = field(default_factory=dict)
+    errors_at: dict[int, tuple[Array, EmulatorNoise | None]] = field(default_factory=dict)
 
     @property
     def used(self) -> NDArray[np.bool_]:
@@ -156,21 +151,21 @@ class Problem:
         for k, i in enumerate(stars):
             u, c = self._given[1][i] > 0, continuum[k]
             flux, ivar = self._given[0][i, u], self._given[1][i, u]
-            variance, common, seen = 1.0 / ivar, np.zeros(len(ivar)), {}
-            modes = self._modes(int(i), theta[i]) if self.weighting.emulator_error else None
-            if modes is not None:
-                squares = (modes**2).sum(0).cpu().numpy()[u]
-                seen["emulator_error"] = float(np.sqrt(np.median(squares)))
-                variance = variance + (1.0 - COMMON) * c[u]**2 * squares
-                common = COMMON * c[u]**2 * squares
-                together.append(np.sqrt(COMMON) * solved.continuum[k].unsqueeze(-1) * modes.T)
+            variance, alone, seen = 1.0 / ivar, np.zeros(len(ivar)), {}
             if self.calibration is not None:
                 wrong = self.calibration.seen_by(self.model, theta[i])[u]
                 variance = variance + (c[u] * wrong) ** 2
+            expected = variance
+            own = self._errors(int(i), theta[i]) if self.weighting.emulator_error else None
+            if own is not None:
+                square = own.square.cpu().numpy()[u]
+                seen["emulator_error"] = float(np.sqrt(np.median(square)))
+                expected = variance + c[u]**2 * square
+                alone = c[u]**2 * own.alone.cpu().numpy()[u]
+                together.append(solved.continuum[k].unsqueeze(-1) * own.modes.T)
             residual = flux - model[k, u] * c[u]
-            jitter, factor, judged = judge(residual / c[u], (variance + common) / c[u]**2,
-                                           self.weighting)
-            weight[k, u] = np.sqrt(factor / (variance + (jitter * c[u]) ** 2))
+            jitter, factor, judged = judge(residual / c[u], expected / c[u]**2, self.weighting)
+            weight[k, u] = np.sqrt(factor / (variance + alone + (jitter * c[u]) ** 2))
             for name, value in {**seen, **judged}.items():
                 found.setdefault(name, []).append(value)
         noise = Noise(torch.as_tensor(weight, device=self.data.flux.device),
@@ -185,7 +180,7 @@ class Problem:
         """
         n_star = len(solution.theta)
         moved = np.flatnonzero((self.model.parameters.A != 0).any(axis=0))
-        if not self.modes_at or not len(moved):
+        if not self.errors_at or not len(moved):
             return np.zeros(n_star)
         ivar = self._given[1]
         continuum = self.solve(solution.theta)[1].continuum.cpu().numpy()
@@ -211,12 +206,12 @@ class Problem:
         flux, ivar = (np.array([getattr(s, k) for s in self.stars]) for k in ("flux", "ivar"))
         return flux, np.where(self.used, ivar, 0.0)
 
-    def _modes(self, star: int, theta: Array) -> torch.Tensor | None:
-        """Return the emulator's error modes (n_mode, n_pix) of a star, or of one close by."""
-        known = self.modes_at.get(star)
+    def _errors(self, star: int, theta: Array) -> EmulatorNoise | None:
+        """Return what the emulator adds to the noise of a star, or of one close by."""
+        known = self.errors_at.get(star)
         scale = self.model.parameters.scale
-        if known is None or np.abs((theta - known[0]) / scale).max() > MODES_REACH:
-            known = self.modes_at[star] = theta.copy(), emulator_modes(self.model, theta)
+        if known is None or np.abs((theta - known[0]) / scale).max() > ERRORS_REACH:
+            known = self.errors_at[star] = theta.copy(), emulator_noise(self.model, theta)
         return known[1]
 
 

@@ -3,9 +3,9 @@
 To the variance of every pixel come, at the star that the fit has found,
 
 - the emulator's own error, whose sample of signed errors has been sent through the same
-  stages as the flux: half of its square is taken as independent between pixels, half as
-  modes in which pixels move together, for a network's errors are neither the one nor the
-  other;
+  stages as the flux: most of its square as the sample's modes, in which pixels move together,
+  the rest, since a few dozen spectra do not hold every mode there is, as what only
+  neighbours share;
 - the error of the physics, as a star of known labels shows it (`calibration`);
 - a jitter j, the same fraction of the continuum in all pixels;
 
@@ -32,8 +32,9 @@ from torch import Tensor
 from stellarfit.forward import ForwardModel
 
 Array = NDArray[np.float64]
-#: share of the emulator's squared error that is taken as common to many pixels
-COMMON = 0.5
+#: share of the emulator's squared error that the modes of its sample hold.  Chosen for the most
+#: likely errors of every other validation star (``benchmarks/error_modes.py``)
+COMMON = 0.8
 #: an outlier's sigma, in sigma
 OUTLIER = 10.0
 #: of outliers that the mixture may expect
@@ -63,10 +64,31 @@ class Weighting:
     correlation: float = 0.0
 
 
-def emulator_modes(model: ForwardModel, theta: Array) -> Tensor | None:
-    """Return the emulator's errors near theta (n_free,) as modes (n_mode, n_pix).
+@dataclass(frozen=True, eq=False)
+class EmulatorNoise:
+    """What the emulator's errors add to the noise of a normalised flux.
 
-    The sum of their squares is the mean square error of the normalised flux at each pixel.
+    Attributes
+    ----------
+    square : (n_pix,) float64
+        The mean square error.
+    modes : (n_mode, n_pix) float64
+        In which pixels move together.  The sum of their squares is ``common`` of the mean square.
+    alone : (n_pix,) float64
+        The variance that stands for the rest.  Where it moves the pixels of some width together,
+        independent pixels, as if there were as many more of them, need that many times as much.
+    """
+
+    square: Tensor
+    modes: Tensor
+    alone: Tensor
+
+
+def emulator_noise(
+    model: ForwardModel, theta: Array, common: float = COMMON
+) -> EmulatorNoise | None:
+    """Return what the emulator's errors near theta (n_free,) add to the noise.
+
     None when the emulator brings no sample of its errors.
     """
     emulator = model.emulator
@@ -79,7 +101,31 @@ def emulator_modes(model: ForwardModel, theta: Array) -> Tensor | None:
     counts = squares.cumsum(0) > NEGLIGIBLE * squares.sum()
     held = squares[counts].sum() / squares.sum()
     modes = (vectors[:, counts].T @ sample / torch.sqrt(held)).float().to(emulator.device)
-    return model.through(modes, at).double()
+    seen = model.through(modes, at).double()
+    square = (seen**2).sum(0)
+    width = torch.cat([square.new_full((part.shape[1],), width_of(part))
+                       for part in torch.split(seen, [len(arm) for arm in model.arms], dim=1)])
+    return EmulatorNoise(square, np.sqrt(common) * seen, (1.0 - common) * width * square)
+
+
+def width_of(errors: Tensor) -> float:
+    """Return over how many pixels errors (n_sample, n_pix) hang together, beyond what all share.
+
+    That is the sum of their autocorrelation, in units of each pixel's rms, over the lags at which
+    it is above the mean correlation of all pixels, both less that mean and divided by 1 less it.
+    """
+    rms = torch.sqrt((errors**2).mean(0))
+    white = errors / torch.where(rms > 0, rms, 1.0)
+    count = white.shape[1]
+    power = torch.fft.rfft(white, 2 * count).abs() ** 2
+    lagged = torch.fft.irfft(power, 2 * count)[:, :count].mean(0)
+    pairs = (lagged / torch.arange(count, 0, -1, device=lagged.device)).cpu().numpy()
+    shared = float((white.mean(1) ** 2).mean())
+    if not pairs[0] > shared:
+        return 1.0
+    above = (pairs - shared) / (pairs[0] - shared)
+    end = int(np.argmin(above > 0)) or count
+    return float(1.0 + 2.0 * above[1:end].sum())
 
 
 def most_likely(residual: Array, variance: Array, how: Weighting) -> tuple[float, float, Array]:

@@ -14,7 +14,7 @@ from emulators import Emulator
 from emulators.error_model import ErrorModel
 from stellarfit.parameters import make_parameters
 from stellarfit.spectrum import Spectrum
-from stellarfit.weighting import emulator_modes
+from stellarfit.weighting import COMMON, emulator_noise, width_of
 from tests.stellarfit.mocks import model_of
 
 STAR = {"teff": 5500.0, "logg": 4.0, "vmic": 1.2, "fe_h": -0.3, "rv": 10.0}
@@ -37,7 +37,7 @@ def error_at(emulator: Emulator, resolution: float) -> np.ndarray:
     wavelength = np.linspace(5165.0, 5195.0, 400)
     model = model_of(emulator, parameters, wavelength, resolution=resolution)
     theta = torch.tensor([STAR[n] for n in parameters.names], dtype=torch.float64)
-    return np.sqrt((emulator_modes(model, theta.numpy()) ** 2).sum(0).numpy())
+    return np.sqrt(emulator_noise(model, theta.numpy()).square.numpy())
 
 
 def test_an_error_common_to_all_pixels_survives_the_instrument(lines: Emulator) -> None:
@@ -62,7 +62,23 @@ def test_without_a_sample_there_is_no_error(lines: Emulator) -> None:
     parameters = make_parameters(lines.labels, lines.domain, free=FREE, fixed=FIXED,
                                  resolution=20_000.0)
     model = model_of(lines, parameters, np.linspace(5165.0, 5195.0, 50), resolution=20_000.0)
-    assert emulator_modes(model, np.array([STAR[n] for n in parameters.names])) is None
+    assert emulator_noise(model, np.array([STAR[n] for n in parameters.names])) is None
+
+
+def test_errors_hang_together_over_what_smooths_them() -> None:
+    rng = np.random.default_rng(5)
+    white = rng.standard_normal((80, 3000))
+    assert width_of(torch.as_tensor(white)) == pytest.approx(1.0, abs=0.1)
+    sigma = 3.0
+    kernel = np.exp(-0.5 * (np.arange(-20, 21) / sigma) ** 2)
+    smooth = np.array([np.convolve(row, kernel, "same") for row in white])
+    expected = 2.0 * np.sqrt(np.pi) * sigma    # the sum of a Gaussian's autocorrelation
+    assert width_of(torch.as_tensor(smooth)) == pytest.approx(expected, rel=0.15)
+    # what all pixels share does not count, however large, nor do pixels without error
+    shared = smooth + 10.0 * rng.standard_normal((80, 1))
+    assert width_of(torch.as_tensor(shared)) == pytest.approx(expected, rel=0.3)
+    assert width_of(torch.ones(3, 50, dtype=torch.float64)) == 1.0
+    assert width_of(torch.zeros(3, 50, dtype=torch.float64)) == 1.0
 
 
 @pytest.fixture(scope="module")

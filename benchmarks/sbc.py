@@ -105,35 +105,53 @@ def telescope(
                         rv_range=(stages["rv"], stages["rv"]))
 
 
+def star_of_grid(path: str, k: int) -> tuple[
+    emulators.Emulator, dict[str, float], dict[str, float], float, torch.Tensor,
+    np.random.Generator,
+]:
+    """Return validation star k of a grid.
+
+    That is: the shipped emulator, without what it knows of this star, the truth, the other
+    labels, signal to noise, flux (n_pix,) at the training pixels, and a source of noise.
+    """
+    rng, truth, snr = drawn(k)
+    emulator = emulators.load("mgb-fgk")
+    grid = emulators.Grid(path)
+    rows = grid.rows("validation")
+    known = dict(zip(grid.label_set.names, grid.labels[rows[k]].tolist(), strict=True))
+    if emulator.errors is not None:
+        emulator.errors = emulator.errors.without(k)
+    ratios = {n[:-1] + "fe": v - known["fe_h"] for n, v in known.items()
+              if is_abundance(n) and n != "fe_h"}
+    everything = {**ratios, **{n: v for n, v in known.items()
+                               if n == "fe_h" or not is_abundance(n)}}
+    truth = {n: everything.pop(n, truth[n]) for n in PRIOR}
+    rest = torch.as_tensor(grid.flux(rows[k:k + 1])[0])
+    return emulator, truth, everything, snr, rest, rng
+
+
+def drawn(k: int) -> tuple[np.random.Generator, dict[str, float], float]:
+    """Return a source of noise, a truth from the prior, and a signal to noise."""
+    rng = np.random.default_rng([7, k])
+    truth = {n: float(rng.uniform(*limits)) for n, limits in PRIOR.items()}
+    return rng, truth, float(np.exp(rng.uniform(*np.log(SNR))))
+
+
 def one(task: tuple[int, str, float, str, str]) -> dict[str, Any]:
     """Make star k, sample its posterior, rank its truth."""
     k, path, wrong, sampler, version = task
     torch.set_num_threads(1)
-    rng = np.random.default_rng([7, k])
-    truth = {n: float(rng.uniform(*limits)) for n, limits in PRIOR.items()}
-    snr = float(np.exp(rng.uniform(*np.log(SNR))))
-    stages = {n: truth[n] for n in STAGES}
     fixed: dict[str, float] = {}
     if path:
-        emulator = emulators.load("mgb-fgk")
-        grid = emulators.Grid(path)
-        rows = grid.rows("validation")
-        known = dict(zip(grid.label_set.names, grid.labels[rows[k]].tolist(), strict=True))
-        if emulator.errors is not None:
-            emulator.errors = emulator.errors.without(k)  # as for a star it never saw
-        ratios = {n[:-1] + "fe": v - known["fe_h"] for n, v in known.items()
-                  if is_abundance(n) and n != "fe_h"}
-        everything = {**ratios, **{n: v for n, v in known.items()
-                                   if n == "fe_h" or not is_abundance(n)}}
-        truth = {n: everything.pop(n, truth[n]) for n in PRIOR}
-        fixed = everything
-        model = telescope(emulator, fixed, **stages)
-        rest = torch.as_tensor(grid.flux(rows[k:k + 1])[0])[None, model.pixels]
-        flux = model.through(rest, torch.zeros(len(PRIOR) - 2, dtype=torch.float64))[0]
+        emulator, truth, fixed, snr, rest, rng = star_of_grid(path, k)
+        model = telescope(emulator, fixed, **{n: truth[n] for n in STAGES})
+        flux = model.through(rest[None, model.pixels],
+                             torch.zeros(len(PRIOR) - 2, dtype=torch.float64))[0]
         priors = {n: "uniform:{}:{}".format(*PRIOR[n]) for n in STAGES}
     else:
+        rng, truth, snr = drawn(k)
         emulator = quick_emulator()
-        model = telescope(emulator, {}, **stages)
+        model = telescope(emulator, {}, **{n: truth[n] for n in STAGES})
         theta = torch.tensor([[truth[n] for n in model.parameters.names]], dtype=torch.float64)
         flux = model.flux(theta)[0]
         priors = {n: "uniform:{}:{}".format(*limits) for n, limits in PRIOR.items()}

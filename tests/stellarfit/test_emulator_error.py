@@ -14,7 +14,7 @@ from emulators import Emulator
 from emulators.error_model import ErrorModel
 from stellarfit.parameters import make_parameters
 from stellarfit.spectrum import Spectrum
-from stellarfit.weighting import COMMON, emulator_noise, width_of
+from stellarfit.weighting import emulator_noise, width_of
 from tests.stellarfit.mocks import model_of
 
 STAR = {"teff": 5500.0, "logg": 4.0, "vmic": 1.2, "fe_h": -0.3, "rv": 10.0}

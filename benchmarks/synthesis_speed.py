@@ -19,7 +19,7 @@ import numpy as np
 from emulators.synthesis.making import Maker
 from emulators.synthesis.recipe import GridRecipe
 from emulators.synthesis.synthesize import prepare
-from emulators.synthesis.workers import Workers
+from emulators.workers import Workers
 
 RESULTS = Path(__file__).parent / "results"
 NAME = "mgb-fgk"

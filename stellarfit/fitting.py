@@ -17,7 +17,6 @@ from emulators.labels import is_abundance
 from stellarfit import optimize
 from stellarfit.calibration import Calibration
 from stellarfit.parameters import stage_of
-from stellarfit.polytope import bounding_box
 from stellarfit.preparing import DEFAULT_EMULATOR, in_batches
 from stellarfit.priors import Prior
 from stellarfit.problem import Problem
@@ -227,10 +226,11 @@ def conclude(
     gaps = np.full(len(problem.stars), np.inf) if runner_up is None else runner_up
     problem.extra["emulator_share"] = problem.emulator_share(solution)
     results = []
-    for i in range(len(problem.stars)):
+    for i, model in enumerate(normalised * continuum):
         results.append(_result(
-            problem, solution, i, model=normalised[i] * continuum[i], continuum=continuum[i],
-            coefficients=coefficients[i], own=own[i], chi2=float(chi2[i]), gap=float(gaps[i])))
+            problem, solution, i, model=model, continuum=continuum[i],
+            coefficients=coefficients[i], own=own[i], gap=float(gaps[i]),
+            chi2=problem.chi2_of(i, model, float(chi2[i]))))
     return results
 
 
@@ -265,6 +265,7 @@ def _result(
         rvs=(parameters.stage_A @ theta + parameters.stage_b)[rv_rows],
         used=used, model=model, continuum=continuum,
         provenance={**problem.provenance, "at_limit": at_limit,
+                    "frame": ", ".join(dict.fromkeys(s.frame for s in observation.spectra)),
                     "left_out": observation.left_out,
                     "runner_up": gap if np.isfinite(gap) else None,
                     **{k: float(v[i]) for k, v in problem.extra.items()}},
@@ -304,7 +305,7 @@ def verdicts(problem: Problem, theta: Array, covariance: Array, i: int) -> dict[
                 and (is_abundance(n) or n.endswith("_fe"))]
     if not elements:
         return {}
-    low, high = bounding_box(parameters.G, parameters.h)
+    low, high = parameters.box
     variance = np.diag(covariance)
     found, lowered = {}, []
     for k in elements:

@@ -26,8 +26,10 @@ from stellarfit.noise import Noise
 from stellarfit.polytope import minimise_quadratic, nearest
 
 Array = NDArray[np.float64]
-#: stars whose Jacobian is in memory together: about 100 MB each in a large window
-STARS_AT_ONCE = 8
+#: pixels, of several stars, whose Jacobian is in memory together: about 1 GB with many parameters
+PIXELS_AT_ONCE = 160_000
+#: and at most as many stars
+STARS_AT_ONCE = 64
 #: how far (in typical sizes) the labels may move before the emulator's derivatives, nearly all
 #: of the cost, are taken anew: on the way, and where a star is said to have converged
 ON_THE_WAY, AT_THE_END = 1.0, 0.1
@@ -108,6 +110,12 @@ class Solution:
     slope: Array
 
 
+def pieces(n_spec: int, n_pix: int) -> list[slice]:
+    """Return slices of `n_spec` stars that fit into memory together."""
+    size = max(1, min(STARS_AT_ONCE, PIXELS_AT_ONCE // max(1, n_pix)))
+    return [slice(i, i + size) for i in range(0, n_spec, size)]
+
+
 def normal_equations(
     model: ForwardModel, data: Data, theta: Array, stars: NDArray[np.int64],
     reach: Array | None = None,
@@ -117,9 +125,8 @@ def normal_equations(
     With derivatives of the emulator from up to `reach` (s,) away (`ForwardModel.jacobian`).
     """
     reach = np.zeros(len(stars)) if reach is None else reach
-    parts = [_normal_equations(model, data, theta[i:i + STARS_AT_ONCE], stars[i:i + STARS_AT_ONCE],
-                               reach[i:i + STARS_AT_ONCE])
-             for i in range(0, len(stars), STARS_AT_ONCE)]
+    parts = [_normal_equations(model, data, theta[p], stars[p], reach[p])
+             for p in pieces(len(stars), data.flux.shape[1])]
     chi2, gradient, information, slope = (np.concatenate(p) for p in zip(*parts, strict=True))
     residual, rows = data.prior_residual(theta, stars), data.P[stars]
     return (chi2 + (residual**2).sum(-1),
@@ -147,8 +154,7 @@ def chi_square(model: ForwardModel, data: Data, theta: Array, stars: NDArray[np.
     """Return chi2 (s,) of theta (s, n), priors included."""
     values = []
     with torch.no_grad():
-        for i in range(0, len(stars), STARS_AT_ONCE):
-            part = slice(i, i + STARS_AT_ONCE)
+        for part in pieces(len(stars), data.flux.shape[1]):
             flux = model.flux(_tensor(model, theta[part]))
             values.append(data.project(flux, _index(model, stars[part])).chi2.cpu().numpy())
     return np.asarray(np.concatenate(values) + (data.prior_residual(theta, stars) ** 2).sum(-1))

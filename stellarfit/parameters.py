@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,6 +112,11 @@ class Parameters:
 
         return np.array([typical(n) for n in self.names])
 
+    @cached_property
+    def box(self) -> tuple[Array, Array]:
+        """Smallest and largest value of each free parameter."""
+        return bounding_box(self.G, self.h)
+
     @property
     def fixed_stages(self) -> dict[str, float]:
         """Values of the stage parameters that no free one moves."""
@@ -185,7 +191,7 @@ class Parameters:
                 )
         if result is not self:
             try:
-                bounding_box(result.G, result.h)
+                _ = result.box
             except ValueError as error:
                 raise ValueError(
                     f"the priors on {', '.join(priors)} leave no point of the emulator's domain"

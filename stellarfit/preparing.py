@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -56,20 +57,79 @@ def in_batches(
 
     All spectra are read and checked before the first.
     """
-    if not isinstance(emulator, Emulator):
-        if not isinstance(emulator, (str, Path)):
-            raise ValueError(f"emulator is {type(emulator).__name__}; expected a name, a path or "
-                             "an Emulator")
-        emulator = emulators.load(emulator)
+    emulator = loaded(emulator)
     seen = [_seen(k, len(spectra), s, flux, emulator=emulator, **observing)
             for k, s in enumerate(spectra)]
-    arms = seen[0].arms
     for k, other in enumerate(seen[1:], 2):
         _same_pixels(seen[0], other, f"spectrum {k} of {len(seen)}")
+    if start is not None and not isinstance(start, FitResult):
+        raise ValueError(f"start is {type(start).__name__}; expected a FitResult")
+    plan = make_plan(seen[0], emulator=emulator, free=free, fixed=fixed, tied=tied, priors=priors,
+                     calibration=calibration, weighting=weighting, seed=seed)
+    for first in range(0, len(seen), at_once):
+        yield plan.problems(seen[first:first + at_once], start, alone=len(seen) == 1)
+
+
+def loaded(emulator: str | Path | Emulator) -> Emulator:
+    """Return an emulator from its name, its path or itself."""
+    if isinstance(emulator, Emulator):
+        return emulator
+    if not isinstance(emulator, (str, Path)):
+        raise ValueError(f"emulator is {type(emulator).__name__}; expected a name, a path or "
+                         "an Emulator")
+    return emulators.load(emulator)
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What fits of stars on common pixels share.
+
+    Attributes
+    ----------
+    parameters : Parameters
+    search : Search
+        For first guesses.
+    common : dict
+        Of each :class:`Problem`: priors, weighting, calibration and provenance.
+    """
+
+    parameters: Parameters
+    search: Search
+    common: Mapping[str, Any]
+
+    def problems(
+        self, seen: Sequence[Observation], start: FitResult | None = None, *, alone: bool
+    ) -> list[Problem]:
+        """Return the problem of some stars, or those of the modes of one that is `alone`."""
+        if start is not None:
+            modes = [[[start_of(start, self.parameters)]] for _ in seen]
+        else:
+            modes = [self.search.modes([Pixels(s.flux, np.where(usable(s), s.ivar, 0.0))
+                                        for s in o.spectra]) for o in seen]
+        emulator = self.search.emulator
+        if alone:
+            problems = _of_modes(emulator, self.parameters, seen[0], modes[0], self.common)
+        else:
+            stars = [Star(o, m, m[0][0]) for o, m in zip(seen, modes, strict=True)]
+            problems = [_problem(emulator, self.parameters, stars, self.common)]
+        for problem in problems if start is None else ():
+            self.search.tell(problem.model)
+        return problems
+
+
+def make_plan(
+    first: Observation, *, emulator: Emulator,
+    free: Sequence[str] | None = None, fixed: Mapping[str, float] | None = None,
+    tied: Mapping[str, str] | None = None, priors: Mapping[str, Prior | str] | None = None,
+    calibration: str | Path | Calibration | None = None,
+    weighting: Weighting | None = None, seed: int = 0,
+) -> Plan:
+    """Return the plan for stars that are observed as the first; parameters as in :func:`fit`."""
+    arms = first.arms
     free = [n.strip() for n in free.split(",")] if isinstance(free, str) else free
-    free = None if free is None else list(seen[0].own(dict.fromkeys(free)))
-    fixed, tied = seen[0].own(_mapping("fixed", fixed)), seen[0].own(_mapping("tied", tied))
-    given = {n: as_prior(p) for n, p in seen[0].own(_mapping("priors", priors)).items()}
+    free = None if free is None else list(first.own(dict.fromkeys(free)))
+    fixed, tied = first.own(_mapping("fixed", fixed)), first.own(_mapping("tied", tied))
+    given = {n: as_prior(p) for n, p in first.own(_mapping("priors", priors)).items()}
     parameters = make_parameters(
         emulator.labels, emulator.domain, free=free, fixed=fixed, tied=tied,
         arms={a.name: a.instrument.resolution for a in arms},
@@ -81,37 +141,19 @@ def in_batches(
             raise ValueError(f"calibration is {type(calibration).__name__}; expected a path or "
                              "what stellarfit.calibrate returned")
         calibration.check(emulator)
-    if start is not None and not isinstance(start, FitResult):
-        raise ValueError(f"start is {type(start).__name__}; expected a FitResult")
-    search = Search(emulator, parameters, arms, seed=seed)
     provenance = {
         "emulator": emulator.identity, "emulator_sha256": emulator.sha256,
         "instrument": ", ".join(dict.fromkeys(str(a.instrument) for a in arms)),
         "resolution": [a.instrument.resolution for a in arms],
         "continuum": [str(a.continuum) for a in arms],
         "fixed": dict(fixed or {}), "tied": dict(tied or {}),
-        "frame": ", ".join(dict.fromkeys(s.frame for o in seen[:1] for s in o.spectra)),
         "priors": {n: str(p) for n, p in given.items()}, "seed": seed,
         "calibration": calibration.identity if calibration is not None else "",
         "version": version("stellarfit"),
     }
-    common = {"priors": given, "weighting": weighting or Weighting(), "calibration": calibration,
-              "provenance": provenance}
-    for first in range(0, len(seen), at_once):
-        some = seen[first:first + at_once]
-        if start is not None:
-            modes = [[[start_of(start, parameters)]] for _ in some]
-        else:
-            modes = [search.modes([Pixels(s.flux, np.where(usable(s), s.ivar, 0.0))
-                                   for s in o.spectra]) for o in some]
-        if len(seen) == 1:
-            problems = _of_modes(emulator, parameters, some[0], modes[0], common)
-        else:
-            stars = [Star(o, m, m[0][0]) for o, m in zip(some, modes, strict=True)]
-            problems = [_problem(emulator, parameters, stars, common)]
-        for problem in problems if start is None else ():
-            search.tell(problem.model)
-        yield problems
+    return Plan(parameters, Search(emulator, parameters, arms, seed=seed),
+                {"priors": given, "weighting": weighting or Weighting(),
+                 "calibration": calibration, "provenance": provenance})
 
 
 def _seen(k: int, count: int, *args: Any, **options: Any) -> Observation:

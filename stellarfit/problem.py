@@ -86,6 +86,9 @@ class Problem:
     extra: dict[str, Array] = field(default_factory=dict)
     #: where each star's emulator errors were last taken, and they
     errors_at: dict[int, tuple[Array, EmulatorNoise | None]] = field(default_factory=dict)
+    #: inverse variances (n_pix,) of each star's residuals, where emulator errors make the noise
+    #: that labels are weighed with more than that
+    expected: dict[int, Array] = field(default_factory=dict)
 
     @property
     def used(self) -> NDArray[np.bool_]:
@@ -125,6 +128,15 @@ class Problem:
         residual = flux - model * solved.continuum.cpu().numpy()
         return np.asarray((np.where(pixels, ivar, 0.0) * residual**2).sum(-1))
 
+    def chi2_of(self, star: int, model: Array, weighted: float) -> float:
+        """Return the chi-square of a star's residuals from a model (n_pix,), continuum included.
+
+        That is `weighted`, the one that was minimised, but for emulator errors that hang together.
+        """
+        if star not in self.expected:
+            return weighted
+        return float((self.expected[star] * (self._given[0][star] - model) ** 2).sum())
+
     def solve(self, theta: Array, stars: NDArray[np.int64] | None = None) -> tuple[Array, Any]:
         """Return the normalised model (s, n_pix) at theta (s, n_free), and the projection.
 
@@ -133,9 +145,8 @@ class Problem:
         stars = np.arange(len(theta)) if stars is None else stars
         with torch.no_grad():
             device = self.data.flux.device
-            parts = [self.model.flux(torch.as_tensor(theta[i:i + optimize.STARS_AT_ONCE],
-                                                     device=device))
-                     for i in range(0, len(theta), optimize.STARS_AT_ONCE)]
+            parts = [self.model.flux(torch.as_tensor(theta[p], device=device))
+                     for p in optimize.pieces(len(theta), self.data.flux.shape[1])]
             model = torch.cat(parts).double()
             return model.cpu().numpy(), self.data.project(
                 model, torch.as_tensor(stars, device=device))
@@ -166,6 +177,9 @@ class Problem:
             residual = flux - model[k, u] * c[u]
             jitter, factor, judged = judge(residual / c[u], expected / c[u]**2, self.weighting)
             weight[k, u] = np.sqrt(factor / (variance + alone + (jitter * c[u]) ** 2))
+            if own is not None:
+                self.expected[int(i)] = np.zeros(len(c))
+                self.expected[int(i)][u] = factor / (expected + (jitter * c[u]) ** 2)
             for name, value in {**seen, **judged}.items():
                 found.setdefault(name, []).append(value)
         noise = Noise(torch.as_tensor(weight, device=self.data.flux.device),

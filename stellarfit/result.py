@@ -101,7 +101,7 @@ class FitResult:
     verdicts : dict of str to str
         For each free abundance: ``measured``, ``upper limit`` or ``no information``.
     chi2 : float
-        Of the pixels; priors have no part in it.
+        Of the pixels, emulator errors and jitter being part of the noise; priors have no part.
     dof : int
     converged : bool
     iterations : int

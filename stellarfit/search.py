@@ -24,8 +24,8 @@ import numpy as np
 import torch
 from numpy.polynomial import chebyshev
 from numpy.typing import NDArray
+from scipy import fft
 from scipy.ndimage import gaussian_filter1d
-from scipy.signal import correlate
 from scipy.stats import qmc
 from torch import Tensor
 
@@ -35,7 +35,7 @@ from stellarfit.doppler import SPEED_OF_LIGHT
 from stellarfit.forward import ForwardModel
 from stellarfit.lsf import SIGMA_PER_FWHM
 from stellarfit.parameters import Parameters, stage_of
-from stellarfit.polytope import bounding_box, nearest
+from stellarfit.polytope import nearest
 from stellarfit.rotation import LIMB_DARKENING, nodes_for, rotate
 
 Array = NDArray[np.float64]
@@ -107,7 +107,7 @@ class Search:
         self.emulator, self.parameters, self.arms = emulator, parameters, tuple(arms)
         fixed = parameters.fixed_stages
         self.step = emulator.log_step
-        low, high = bounding_box(parameters.G, parameters.h)
+        low, high = parameters.box
         self.theta = _template_parameters(parameters, low, high, templates, seed)
         self.vsini = (fixed["vsini"],) if "vsini" in fixed else TEMPLATE_VSINI
         rows = [i for i, n in enumerate(parameters.stages) if stage_of(n) == "rv"]
@@ -138,6 +138,17 @@ class Search:
         sharp = _sharp_templates(self.emulator, self.parameters, self.theta)
         return {r: [_broadened(sharp, v, r, self.step) for v in self.vsini]
                 for r in {self._resolution(arm) for arm in self.arms}}
+
+    @cached_property
+    def _kernels(self) -> dict[float, list[Kernels]]:
+        """The templates, transformed."""
+        size = self._size
+        return {r: [Kernels.of(t, size) for t in each] for r, each in self._spectra.items()}
+
+    @property
+    def _size(self) -> int:
+        """Points of the templates' grid, extended by the lags at both ends."""
+        return _log_grid(self.emulator)[2] + 2 * self.lags
 
     @staticmethod
     def _resolution(arm: Arm) -> float:
@@ -184,10 +195,11 @@ class Search:
                 continue
             data, weight = _on_log_grid(self.emulator, arm.wavelength, seen,
                                         self.centre[k] - self.lags, self.centre[k] + self.lags)
-            templates = self._spectra[self._resolution(arm)]
-            floor = _featureless(data, weight, templates[0].shape[1])
-            for i, broadened in enumerate(templates):
-                total[k, i] = [_matched(t, data, weight) - floor for t in broadened]
+            kernels = self._kernels[self._resolution(arm)]
+            floor = Kernels.of(np.ones((1, self._size - 2 * self.lags)), self._size).gain(
+                data, weight)
+            for i, each in enumerate(kernels):
+                total[k, i] = each.gain(data, weight) - floor
         return total
 
     def _peaks(self, gain: Array) -> list[int]:
@@ -327,21 +339,37 @@ def _on_log_grid(
     return data, weight
 
 
-def _sums(kernel: Array, series: Array) -> Array:
-    return np.asarray(correlate(series, kernel, mode="valid", method="fft"))
+@dataclass(frozen=True, eq=False)
+class Kernels:
+    """Templates as a correlation needs them.
 
+    Attributes
+    ----------
+    size, lags, length : int
+        Of the data, of the result, and of the transforms.
+    once, square : (n_template, n_frequency) complex128
+        Conjugate transforms of the templates and of their squares.
+    """
 
-def _featureless(data: Array, weight: Array, n_grid: int) -> Array:
-    """Return, per lag, by how much a constant lowers chi-square."""
-    one = np.ones(n_grid)
-    w, wy = _sums(one, weight), _sums(one, weight * data)
-    return np.asarray(wy**2 / np.maximum(w, 1e-9 * weight.sum()))
+    size: int
+    lags: int
+    length: int
+    once: NDArray[np.complex128]
+    square: NDArray[np.complex128]
 
+    @classmethod
+    def of(cls, templates: Array, size: int) -> Kernels:
+        """Return those of templates (n_template, n_grid) for data (size,)."""
+        length = fft.next_fast_len(size, real=True)
+        once, square = (np.conj(fft.rfft(t, length, axis=-1)) for t in (templates, templates**2))
+        return cls(size, size - templates.shape[1] + 1, length, once, square)
 
-def _matched(template: Array, data: Array, weight: Array) -> Array:
-    """Return, per lag, by how much the best-scaled template lowers chi-square."""
-    wtt, wyt = _sums(template**2, weight), _sums(template, weight * data)
-    return np.asarray(wyt**2 / np.maximum(wtt, 1e-9 * weight.sum()))
+    def gain(self, data: Array, weight: Array) -> Array:
+        """Return by how much each best-scaled template lowers chi-square, (n_template, n_lag)."""
+        w, wy = fft.rfft([weight, weight * data], self.length, axis=-1)
+        wtt, wyt = (fft.irfft(x, self.length, axis=-1)[:, :self.lags]
+                    for x in (self.square * w, self.once * wy))
+        return np.asarray(wyt**2 / np.maximum(wtt, 1e-9 * weight.sum()))
 
 
 def _peak_offset(gain: Array, best: int) -> float:

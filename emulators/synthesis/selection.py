@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emulators.synthesis.abundances import abundances
-from emulators.synthesis.apart import EndedError
+from emulators.apart import EndedError
 from emulators.synthesis.atmosphere import Atmosphere, Models
 from emulators.synthesis.elements import ELEMENTS, atoms_of
 from emulators.synthesis.lines import LineList

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from emulators.files import atomic_write, write_json
 from emulators.grid import Grid
-from emulators.synthesis.apart import Apart
+from emulators.apart import Apart
 from emulators.synthesis.atmosphere import Models
 from emulators.synthesis.atmosphere_formats import read_models
 from emulators.synthesis.elements import ELEMENTS
@@ -35,7 +35,7 @@ from emulators.synthesis.making import Maker, Shard, reasons
 from emulators.synthesis.recipe import GridRecipe
 from emulators.synthesis.selection import distance, select
 from emulators.synthesis.storage import read_shards, samples_in, write_grid
-from emulators.synthesis.workers import Workers
+from emulators.workers import Workers
 
 logger = logging.getLogger(__name__)
 Range = tuple[int, int]

@@ -249,8 +249,8 @@ def test_real_stars_are_fitted_to_two_per_cent(emulator, spectra_folder, name):
     assert abs(result.rv) < 5.0
     # What LTE and these line data give in this window; the README says how far and why.
     teff, logg = {"s": (5772.0, 4.44), "p": (6554.0, 4.0)}[name[0]]
-    assert abs(result.labels["teff"] - teff) < 200.0
-    assert abs(result.labels["logg"] - logg) < 0.7
+    assert abs(result.labels["teff"] - teff) < 250.0
+    assert abs(result.labels["logg"] - logg) < 0.2
     assert abs(result.labels["fe_h"]) < 0.5
     assert result.flags & Flag.MODEL_LIMITED
 

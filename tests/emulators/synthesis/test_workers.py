@@ -14,14 +14,14 @@ import pytest
 from numpy.typing import NDArray
 
 from emulators.files import shipped_folder
-from emulators.synthesis.apart import Apart
+from emulators.apart import Apart
 from emulators.synthesis.atmosphere import C3K, Atmosphere
 from emulators.synthesis.engine import Synthesis
 from emulators.synthesis.lines import LineList
 from emulators.synthesis.making import Maker
 from emulators.synthesis.recipe import GridRecipe
 from emulators.synthesis.selection import select
-from emulators.synthesis.workers import Workers
+from emulators.workers import Workers
 
 pytest.importorskip("distributed", reason="needs the extra [synthesis]")
 cloudpickle = pytest.importorskip("cloudpickle")
@@ -68,7 +68,7 @@ def test_a_star_that_kills_its_worker_is_named_and_the_others_are_made(
     failed = [m for m in made if len(m.failed_index)]
     assert [m.failed_index.tolist() for m in failed] == [[4]]
     assert failed[0].failed_labels[0, 0] == teff[4]
-    assert failed[0].failed_reason.tolist() == ["the synthesis killed its process"]
+    assert failed[0].failed_reason.tolist() == ["it killed its process"]
 
 
 def test_a_star_that_kills_the_only_process_is_named_too(small: dict[str, Any]) -> None:
@@ -79,7 +79,7 @@ def test_a_star_that_kills_the_only_process_is_named_too(small: dict[str, Any]) 
     assert np.concatenate([m.index for m in made]).tolist() == [0, 2, 3, 4, 5]
     failed = [m for m in made if len(m.failed_index)]
     assert [m.failed_index.tolist() for m in failed] == [[1]]
-    assert failed[0].failed_reason.tolist() == ["the synthesis killed its process"]
+    assert failed[0].failed_reason.tolist() == ["it killed its process"]
 
 
 def test_a_corner_that_ends_the_selection_of_lines_is_named(small: dict[str, Any]) -> None:

@@ -15,6 +15,10 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 
+#: what is said of it
+ENDED = "it killed its process"
+
+
 class EndedError(RuntimeError):
     """The process ended in the middle of a call."""
 
@@ -53,7 +57,7 @@ class Apart:
         except BrokenProcessPool as error:
             self._pool.shutdown()
             self._pool = None
-            raise EndedError("the synthesis killed its process") from error
+            raise EndedError(ENDED) from error
 
 
 _thing: Any = None

@@ -1,21 +1,32 @@
-"""Where shards are made: one process beside this, several of this machine, or a dask cluster."""
+"""Where shards of a long work are made: one process beside this, several of this machine, or a
+dask cluster.
+"""
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from emulators.synthesis.apart import Apart, EndedError
-from emulators.synthesis.making import Maker, Shard
+from emulators.apart import ENDED, Apart, EndedError
 
 #: shards given to each thread of the workers ahead of time
 AHEAD = 2
+
+
+class Maker(Protocol):
+    """What makes shards; it is sent to each worker once."""
+
+    def __call__(self, index: NDArray[np.int64]) -> Any:
+        """Return the shard of some samples."""
+
+    def lost(self, index: NDArray[np.int64], reason: str) -> Any:
+        """Return the shard of samples that ended every process that was to make them."""
 
 
 class Workers:
@@ -24,11 +35,14 @@ class Workers:
     Parameters
     ----------
     maker : Maker
-        Sent to each worker once.
     workers : int
         Processes to start; 1 needs no dask.
     scheduler : str, optional
         Address of a dask scheduler that has workers already.
+    patience : int
+        How often samples may lose their worker before they are taken to be at fault.
+    extra : str
+        Of stellarfit's, that brings dask.
 
     Raises
     ------
@@ -38,8 +52,12 @@ class Workers:
         When no scheduler answers there.
     """
 
-    def __init__(self, maker: Maker, workers: int, scheduler: str | None = None) -> None:
+    def __init__(
+        self, maker: Maker, workers: int, scheduler: str | None = None, *, patience: int = 1,
+        extra: str = "synthesis",
+    ) -> None:
         self.maker, self.workers, self.scheduler = maker, workers, scheduler
+        self._patience, self._extra = patience, extra
         self._stack = ExitStack()
         self._client: Any = None
 
@@ -51,10 +69,9 @@ class Workers:
             from distributed import Client, LocalCluster
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(
-                "dask is not installed: pip install 'stellarfit[synthesis]'") from error
-        # A star that takes its worker with it twice is at fault itself.
+                f"dask is not installed: pip install 'stellarfit[{self._extra}]'") from error
         self._stack.enter_context(dask.config.set({
-            "distributed.scheduler.allowed-failures": 1,
+            "distributed.scheduler.allowed-failures": self._patience,
             "distributed.worker.memory.terminate": False,
         }))
         address: Any = self.scheduler
@@ -68,7 +85,7 @@ class Workers:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def make(self, tasks: list[NDArray[np.int64]]) -> Iterator[Shard]:
+    def make(self, tasks: list[NDArray[np.int64]]) -> Iterator[Any]:
         """Yield the shards of groups of samples as they are finished."""
         if self._client is None:
             yield from self._one_by_one(tasks)
@@ -108,18 +125,21 @@ class Workers:
             try:
                 yield submit(alone).result()
             except (KilledWorker, CancelledError):
-                yield self.maker.lost(alone, "the synthesis killed its process")
+                yield self.maker.lost(alone, ENDED)
 
-    def _one_by_one(self, tasks: list[NDArray[np.int64]]) -> Iterator[Shard]:
+    def _one_by_one(self, tasks: list[NDArray[np.int64]]) -> Iterator[Any]:
         """Yield the shards in their order, made in one process."""
-        left = deque(tasks)
+        left, tries = deque(tasks), Counter[int]()
         with Apart(self.maker) as process:
             while left:
                 index = left.popleft()
                 try:
                     yield process.call("__call__", index)
                 except EndedError as error:
-                    if len(index) == 1:
+                    tries[int(index[0])] += 1
+                    if tries[int(index[0])] < self._patience:
+                        left.appendleft(index)
+                    elif len(index) == 1:
                         yield self.maker.lost(index, str(error))
                     else:  # which of them was it?
                         left.extendleft(np.array([one]) for one in reversed(index))
@@ -129,5 +149,5 @@ def _hold(maker: Maker) -> Maker:
     return maker
 
 
-def _make(maker: Maker, index: NDArray[np.int64]) -> Shard:
+def _make(maker: Maker, index: NDArray[np.int64]) -> Any:
     return maker(index)

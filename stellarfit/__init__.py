@@ -21,10 +21,11 @@ if TYPE_CHECKING:
     from stellarfit.readers import read, read_all
     from stellarfit.result import FitResult, load_result
     from stellarfit.spectrum import Spectrum, from_specutils
+    from stellarfit.survey.many import fit_many
 
 __all__ = [
     "Calibration", "FitResult", "Flag", "Instrument", "Posterior", "Spectrum",
-    "calibrate", "compare", "fit", "fit_batch", "from_specutils", "load_calibration",
+    "calibrate", "compare", "fit", "fit_batch", "fit_many", "from_specutils", "load_calibration",
     "load_posterior", "load_result", "read", "read_all", "sample",
     "sample_batch",
 ]
@@ -34,8 +35,9 @@ _HOMES = {
     "Calibration": "calibration", "FitResult": "result", "Flag": "quality",
     "Instrument": "instrument", "Posterior": "posterior.result", "Spectrum": "spectrum",
     "calibrate": "calibration", "compare": "posterior.comparison", "fit": "fitting",
-    "fit_batch": "fitting", "from_specutils": "spectrum", "load_calibration": "calibration",
-    "load_posterior": "posterior.result", "load_result": "result", "read": "readers",
+    "fit_batch": "fitting", "fit_many": "survey.many", "from_specutils": "spectrum",
+    "load_calibration": "calibration", "load_posterior": "posterior.result",
+    "load_result": "result", "read": "readers",
     "read_all": "readers", "sample": "posterior.sampling",
     "sample_batch": "posterior.sampling",
 }

@@ -128,12 +128,15 @@ class AtRest:
         keys = keys_of(labels)
         found = {k: self._lasting[k] for k in keys if k in self._lasting}
         new = [i for i, k in enumerate(keys) if k not in found]
-        if new:
-            flux, tangents = self.emulator.flux_and_tangents(labels[new], self.ways, self.grid)
-            remember(self._fluxes, {keys[i]: f for i, f in zip(new, flux, strict=True)})
-            found.update({keys[i]: t.clone() for i, t in zip(new, tangents.unbind(1), strict=True)})
-            self._lasting.update({keys[i]: found[keys[i]] for i in new
-                                  if lasts[i] and len(self._lasting) < LASTING})
+        # What lasts is computed alone: whose batch it was must not show, not even by rounding.
+        alone = {keys[i]: [i] for i in new if lasts[i]}
+        together = [i for i in new if keys[i] not in alone]
+        for some in [*alone.values(), together] if together else alone.values():
+            flux, tangents = self.emulator.flux_and_tangents(labels[some], self.ways, self.grid)
+            remember(self._fluxes, {keys[i]: f for i, f in zip(some, flux, strict=True)})
+            found.update({keys[i]: t.clone() for i, t in zip(some, tangents.unbind(1),
+                                                             strict=True)})
+        self._lasting.update({k: found[k] for k in list(alone)[:LASTING - len(self._lasting)]})
         return [found[k] for k in keys]
 
     def tell(self, labels: Tensor, fluxes: Tensor) -> None:

@@ -16,91 +16,24 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from stellarfit.cli_options import FAILURES, given, names, numbers, settings_options
+from stellarfit.survey.cli import survey_command
+
 if TYPE_CHECKING:
     from stellarfit.posterior.result import Posterior
     from stellarfit.result import FitResult
-
-FAILURES = (ValueError, TypeError, OSError, ImportError, RuntimeError)
-
-
-def _assignments(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
-    pairs = [v.partition("=") for v in values]
-    if wrong := [v for v, p in zip(values, pairs, strict=True) if not p[1] or not p[2]]:
-        raise click.BadParameter(f"expected NAME=VALUE, got {', '.join(wrong)}")
-    return {left.strip(): right.strip() for left, _, right in pairs}
-
-
-def _numbers(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
-             ) -> dict[str, float]:
-    try:
-        return {k: float(v) for k, v in _assignments(context, parameter, values).items()}
-    except ValueError as error:
-        raise click.BadParameter(f"expected NAME=NUMBER: {error}") from error
-
-
-def _names(_: click.Context, __: click.Parameter, value: str | None) -> list[str] | None:
-    return [n.strip() for n in value.split(",") if n.strip()] if value else None
-
-
-def _each_arm(_: click.Context, __: click.Parameter, value: str | None) -> str | list[str] | None:
-    """Return one value, or a list of several."""
-    if value is None or "," not in value:
-        return value
-    return [v.strip() for v in value.split(",")]
-
-
-def _each_resolution(
-    context: click.Context, parameter: click.Parameter, value: str | None
-) -> float | list[float] | None:
-    words = _each_arm(context, parameter, value)
-    try:
-        return None if words is None else (
-            float(words) if isinstance(words, str) else [float(w) for w in words])
-    except ValueError as error:
-        raise click.BadParameter(f"expected a number, or several with commas: {error}") from error
-
 
 def fit_options(command: Any) -> Any:
     """Add the options that fitting and sampling share."""
     for option in reversed((
         click.argument("files", nargs=-1, required=True, metavar="FILE..."),
-        click.option("-i", "--instrument", callback=_each_arm,
-                     help="Name of a spectrograph, such as harps, or a file of wavelength and R; "
-                          "with --together one for all, or one per file, comma-separated."),
-        click.option("-R", "--resolution", callback=_each_resolution, metavar="R[,R...]",
-                     help="R = wavelength / FWHM; likewise."),
         click.option("--together", is_flag=True,
                      help="The files are arms, orders or exposures of one star, named 1, 2, ..."),
         click.option("--target", "targets", multiple=True, metavar="NAME",
                      help="Of a file of many stars (a DESI coadd), only this one; repeatable."),
         click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path),
                      default=Path("out"), show_default=True, help="Folder of the results."),
-        click.option("-e", "--emulator", default="mgb-fgk", show_default=True,
-                     help="Name of one that ships, or a folder."),
-        click.option("--medium", type=click.Choice(["air", "vacuum"]),
-                     help="Of the wavelengths, where the file does not say."),
-        click.option("--free", callback=_names, help="Free parameters, comma-separated."),
-        click.option("--fix", "fixed", multiple=True, callback=_numbers, metavar="NAME=VALUE",
-                     help="Hold a parameter; repeatable."),
-        click.option("--tie", "tied", multiple=True, callback=_assignments,
-                     metavar="NAME=OTHER", help="Move one parameter with another; repeatable."),
-        click.option("--prior", "priors", multiple=True, callback=_assignments,
-                     metavar="NAME=PRIOR", help="gaussian:MEAN:SIGMA, uniform:LOW:HIGH, or for "
-                     "teff bp_rp:COLOUR:ERROR; repeatable."),
-        click.option("--continuum", default="3", show_default=True,
-                     help="Degree of a polynomial, chebyshev:DEGREE:BREAK..., spline:ANGSTROM "
-                          "or normalised."),
-        click.option("--calibration", type=click.Path(exists=True, dir_okay=False, path_type=Path),
-                     help="What the physics gets wrong, from 'stellarfit calibrate'."),
-        click.option("--jitter/--no-jitter", default=True, show_default=True,
-                     help="Add the noise that the errors lack."),
-        click.option("--robust/--no-robust", default=True, show_default=True,
-                     help="Weigh outliers down."),
-        click.option("--correlation", type=click.FloatRange(0.0, 1.0, max_open=True), default=0.0,
-                     show_default=True, help="Of the noise of neighbouring, resampled pixels."),
-        click.option("--emulator-error/--no-emulator-error", default=True, show_default=True,
-                     help="Add the emulator's own error to the noise."),
-        click.option("--seed", type=int, default=0, show_default=True),
+        settings_options,
         click.option("--threads", type=click.IntRange(1), default=1, show_default=True,
                      help="Of torch; more only pay on an idle machine."),
         click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text."),
@@ -119,6 +52,9 @@ def main() -> None:
     stellarfit fit star.fits --instrument harps -o out
     stellarfit sample star.fits --resolution 47000 --free teff,logg,vmic,fe_h,rv
     """
+
+
+main.add_command(survey_command)
 
 
 @main.command("fit")
@@ -168,7 +104,7 @@ def fit_command(
 
 @main.command("calibrate")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False))
-@click.option("-l", "--label", "labels", multiple=True, callback=_numbers, required=True,
+@click.option("-l", "--label", "labels", multiple=True, callback=numbers, required=True,
               metavar="NAME=VALUE", help="What is known of the star; repeatable.")
 @click.option("-i", "--instrument", help="Name of a spectrograph, such as harps.")
 @click.option("-R", "--resolution", type=float, help="R = wavelength / FWHM.")
@@ -178,7 +114,7 @@ def fit_command(
               help="Of the wavelengths, where the file does not say.")
 @click.option("--continuum", default="3", show_default=True,
               help="Of the fit; as of the command fit.")
-@click.option("--free", callback=_names, default="rv,vsini", show_default=True,
+@click.option("--free", callback=names, default="rv,vsini", show_default=True,
               help="What is fitted nevertheless, comma-separated.")
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), required=True)
 def calibrate_command(
@@ -196,7 +132,7 @@ def calibrate_command(
     _make_folder(output.parent)
     try:
         mask, result = stellarfit.calibrate(file, labels=labels, free=tuple(free),
-                                            **_given(options))
+                                            **given(options))
         mask.save(output)
     except FAILURES as error:
         raise click.ClickException(str(error)) from error
@@ -322,13 +258,9 @@ def _settle(
                         format="%(levelname)s %(name)s: %(message)s")
     torch.set_num_threads(threads)
     try:
-        return {**_given(options), "emulator": emulators.load(options["emulator"])}
+        return {**given(options), "emulator": emulators.load(options["emulator"])}
     except FAILURES as error:
         raise click.ClickException(str(error)) from error
-
-
-def _given(options: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in options.items() if v is not None}
 
 
 def _each(

@@ -22,8 +22,8 @@ from itertools import groupby
 import numpy as np
 from numpy.typing import NDArray
 
-from emulators.synthesis.abundances import abundances
 from emulators.apart import EndedError
+from emulators.synthesis.abundances import abundances
 from emulators.synthesis.atmosphere import Atmosphere, Models
 from emulators.synthesis.elements import ELEMENTS, atoms_of
 from emulators.synthesis.lines import LineList

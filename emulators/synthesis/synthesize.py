@@ -22,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from emulators.apart import Apart
 from emulators.files import atomic_write, write_json
 from emulators.grid import Grid
-from emulators.apart import Apart
 from emulators.synthesis.atmosphere import Models
 from emulators.synthesis.atmosphere_formats import read_models
 from emulators.synthesis.elements import ELEMENTS

@@ -26,6 +26,7 @@ from typing import Any
 from stellarfit.readers.content import Content, read_bytes
 from stellarfit.readers.fits import load, read_fits
 from stellarfit.readers.many import MANY
+from stellarfit.readers.tables import TableOfSpectra, is_table
 from stellarfit.readers.text import read_ecsv, read_text
 from stellarfit.spectrum import Spectrum
 
@@ -93,10 +94,10 @@ def read_all(path: str | Path, **options: Any) -> dict[str, Spectrum | dict[str,
     Parameters
     ----------
     path : str or Path
-        A DESI coadd, whose targets have an arm each in b, r and z with its resolution
-        matrix; a LAMOST star at medium resolution, with arms b and r; a PypeIt spec1d file; an
-        IRAF multispec image, whose orders are arms; or anything that :func:`read` takes, which
-        is one star.
+        A table, FITS or Parquet, with a spectrum in every row; a DESI coadd, whose targets
+        have an arm each in b, r and z with its resolution matrix; a LAMOST
+        star at medium resolution, with arms b and r; a PypeIt spec1d file; an IRAF multispec
+        image, whose orders are arms; or anything that :func:`read` takes, which is one star.
     **options
         Of :func:`read`.
 
@@ -114,6 +115,11 @@ def read_all(path: str | Path, **options: Any) -> dict[str, Spectrum | dict[str,
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no spectrum at '{path}'")
+    if is_table(path):
+        found: dict[str, Spectrum | dict[str, Spectrum]] = {}
+        for row, star in enumerate(TableOfSpectra(path, options.get("medium"))):
+            found[star.name if star.name not in found else f"{star.name}_{row}"] = star
+        return found
     if options.get("format", "fits") == "fits" and recognise(path) == "fits":
         try:
             hdus = load(path)

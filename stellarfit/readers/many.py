@@ -24,7 +24,8 @@ import numpy as np
 from numpy.polynomial import chebyshev, legendre
 from numpy.typing import NDArray
 
-from stellarfit.readers.content import bad_pixels
+from stellarfit.readers.content import bad_pixels, read_bytes
+from stellarfit.readers.fits import load
 from stellarfit.resolution_matrix import PixelMatrix
 from stellarfit.spectrum import Spectrum
 
@@ -208,3 +209,29 @@ def dispersion(fields: list[float], n_pix: int) -> NDArray[np.float64]:
 
 MANY: tuple[Callable[[Any, Path, str | None], Stars | None], ...] = (
     desi, lamost, pypeit, multispec)
+
+
+def count_stars(path: Path) -> int:
+    """Return how many stars a file holds; 1 for one that cannot be read, which is one failure.
+
+    Only the head of a file is looked at, where that is enough.
+    """
+    from stellarfit.readers.tables import TableOfSpectra, is_table
+
+    try:
+        if is_table(path):
+            return len(TableOfSpectra(path, "air"))
+        if not read_bytes(path, 80).startswith(b"SIMPLE"):
+            return 1
+        from astropy.io import fits
+
+        with fits.open(path) as hdus:
+            if "FIBERMAP" in hdus:
+                return int(hdus["FIBERMAP"].header["NAXIS2"])
+            if "PYP_SPEC" not in hdus[0].header:
+                return 1
+    except ModuleNotFoundError:
+        raise
+    except Exception:  # whoever reads it will say what is wrong with it
+        return 1
+    return len(pypeit(load(path), path, None) or {1: None})

@@ -1,0 +1,127 @@
+"""The commands ``stellarfit survey run``, ``status`` and ``merge``."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from stellarfit.cli_options import FAILURES, given, settings_options
+
+
+@click.group("survey")
+def survey_command() -> None:
+    """Fit many stars, on many machines, and lose none.
+
+    \b
+    stellarfit survey run spectra/ --resolution 20000 --out survey --workers 8
+    stellarfit survey status survey
+    stellarfit survey merge survey -o catalogue.fits
+    """
+
+
+@survey_command.command("run")
+@click.argument("inputs", nargs=-1, metavar="FILES...")
+@click.option("-o", "--out", "folder", type=click.Path(file_okay=False, path_type=Path),
+              required=True, help="Folder of the survey.")
+@click.option("--list", "listed", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="A text file with a path per line, in place of FILES.")
+@click.option("--config", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="TOML of the options below, by their names; the command line overrules it.")
+@settings_options
+@click.option("--batch", type=click.IntRange(1), default=64, show_default=True,
+              help="Stars side by side; memory grows with it.")
+@click.option("--shard", type=click.IntRange(1), default=512, show_default=True,
+              help="Stars that are written together; changes no row.")
+@click.option("--models/--no-models", default=False, show_default=True,
+              help="Keep results in full, best models included.")
+@click.option("--single/--many", default=False, show_default=True,
+              help="No file holds more than one star: they need not be opened to count.")
+@click.option("--workers", type=click.IntRange(1), help="Processes here; one per core by default.")
+@click.option("--scheduler", help="Address of a dask scheduler to use instead: tcp://host:8786.")
+@click.option("--skip-existing/--again", default=True, show_default=True,
+              help="Whether shards that are done stay as they are.")
+@click.option("--retry-failed", is_flag=True,
+              help="Fit batches again in which a star was missing or unreadable, or failed.")
+@click.pass_context
+def run_command(
+    context: click.Context, /, inputs: tuple[str, ...], folder: Path, listed: Path | None,
+    config: Path | None, skip_existing: bool, retry_failed: bool, **options: Any,
+) -> None:
+    """Fit the stars of FILES: paths, patterns, folders, files of many stars.
+
+    Called again it goes on where it was; without FILES it takes those of the folder's survey.
+    The exit code is 1 if a shard could not be made.
+    """
+    from stellarfit.survey.running import HoleError, run
+
+    files: Any = list(inputs)
+    if listed is not None:
+        files += [line.strip() for line in listed.read_text().splitlines() if line.strip()]
+    try:
+        if config is not None:
+            options = _configured(context, config, options)
+        state = run(files or None, folder, again=not skip_existing, retry_failed=retry_failed,
+                    **given(options))
+    except (*FAILURES, HoleError) as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"{folder}: {state}")
+
+
+@survey_command.command("status")
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+def status_command(folder: Path, as_json: bool) -> None:
+    """Say how far a survey is: stars and shards done, rows without a fit, rate, time to go."""
+    from stellarfit.survey.running import status
+
+    try:
+        state = status(folder)
+    except FAILURES as error:
+        raise click.ClickException(str(error)) from error
+    if as_json:
+        click.echo(json.dumps({k: v if not isinstance(v, float) or math.isfinite(v) else None
+                               for k, v in asdict(state).items()}))
+    else:
+        click.echo(f"{folder}: {state}")
+
+
+@survey_command.command("merge")
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), required=True,
+              help="The catalogue: .fits, .ecsv or .parquet.")
+@click.option("--aliases", type=click.Choice(["galah", "apogee"]),
+              help="Name columns as another survey does.")
+def merge_command(folder: Path, output: Path, aliases: str | None) -> None:
+    """Put the shards together, a row for every input, in the order of the inputs.
+
+    Refuses, with exit code 1, while a shard is missing or damaged.
+    """
+    from stellarfit.survey.running import HoleError, merge
+
+    try:
+        table = merge(folder, output, aliases=aliases)
+    except (*FAILURES, HoleError) as error:
+        raise click.ClickException(str(error)) from error
+    lost = int((table["status"] != 0).sum())
+    click.echo(f"wrote {output}: {len(table)} rows, {lost} without a fit")
+
+
+def _configured(context: click.Context, path: Path, options: dict[str, Any]) -> dict[str, Any]:
+    """Return options of the command line over those of a TOML file over the defaults."""
+    import tomllib
+
+    try:
+        said = tomllib.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"'{path}' is not TOML: {error}") from error
+    if wrong := [n for n in said if n not in options]:
+        raise ValueError(f"'{path}': unknown {', '.join(wrong)}; valid: {', '.join(options)}")
+    source = context.get_parameter_source
+    typed = {n for n in options
+             if source(n) not in (click.core.ParameterSource.DEFAULT, None)}
+    return {**options, **{n: v for n, v in said.items() if n not in typed}}

@@ -1,0 +1,262 @@
+"""A survey on disk: what is asked for, and the shards that are done.
+
+    FOLDER/survey.json          settings, and the hash of all that decides the rows
+    FOLDER/targets.h5           every star, in order
+    FOLDER/shards/0000012.h5    rows of a shard, with their hash
+    FOLDER/models/0000012.h5    results in full, if they are asked for
+
+A shard is written under another name and then renamed, by whoever made it and nobody else; a second
+maker of the same shard writes the same rows.  So there is nothing to lock, and whatever is killed,
+what is there is whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emulators.files import atomic_write, read_description, write_json
+from stellarfit.hdf5 import opened, write_arrays
+from stellarfit.priors import Colour, Gaussian, Uniform
+from stellarfit.survey.catalogue import Arrays
+from stellarfit.survey.engine import Engine, Status
+from stellarfit.survey.targets import Target
+
+FORM, FORM_VERSION = "stellarfit survey", 1
+TARGETS, ROWS = "stellarfit-targets-1", "stellarfit-shard-1"
+#: a row with one of these may come out otherwise at another time
+FOR_NOW = Status.MISSING | Status.UNREADABLE | Status.FAILED | Status.CRASHED
+
+
+class OtherSurveyError(ValueError):
+    """The folder holds a survey of other targets or settings."""
+
+
+@dataclass(frozen=True, eq=False)
+class Survey:
+    """A survey's folder.
+
+    Attributes
+    ----------
+    folder : Path
+    settings : dict
+        Options of the engine, ``medium`` and ``models``, as JSON has them.
+    provenance : dict
+        For the head of the catalogue.
+    count : int
+        Of stars.
+    size : int
+        Stars per shard; a multiple of ``batch``, so that it makes no difference to any row.
+    key : str
+        SHA-256 of targets, settings, the emulator's weights and the version: of all that decides
+        a row.
+    """
+
+    folder: Path
+    settings: dict[str, Any]
+    provenance: dict[str, Any]
+    count: int
+    size: int
+    key: str
+
+    @classmethod
+    def begin(
+        cls, folder: str | Path, targets: Sequence[Target], settings: Mapping[str, Any], *,
+        size: int = 512,
+    ) -> Survey:
+        """Make a folder, or open it if it holds this very survey.
+
+        Raises
+        ------
+        OtherSurveyError
+            When it holds another.
+        ValueError
+            For settings that no star could be fitted with.
+        """
+        folder = Path(folder)
+        plain: dict[str, Any] = json.loads(json.dumps(dict(settings), default=_plain))
+        engine = Engine(**engine_options(plain))
+        said = provenance_of(engine, plain)
+        files = list(dict.fromkeys(t.file for t in targets))
+        number = {f: i for i, f in enumerate(files)}
+        arrays = {"files": np.char.encode(np.array(files), "utf-8"),
+                  "file": np.array([number[t.file] for t in targets], dtype=np.int64),
+                  "star": np.array([t.star for t in targets], dtype=np.int64)}
+        key = hashlib.sha256(json.dumps([said, digest(arrays)], sort_keys=True).encode())
+        size = engine.batch * max(1, -(-size // engine.batch))
+        survey = cls(folder, plain, said, len(targets), size, key.hexdigest())
+        if (folder / "survey.json").exists():
+            there = cls.open(folder)
+            if there.key != survey.key:
+                raise OtherSurveyError(
+                    f"'{folder}' holds another survey ({there.count} stars, "
+                    f"{json.dumps(there.settings)}): give another folder")
+            return there
+        (folder / "shards").mkdir(parents=True, exist_ok=True)
+        _write(folder / "targets.h5", TARGETS, arrays, {})
+        write_json(folder / "survey.json", {
+            "format": FORM, "format_version": FORM_VERSION, "settings": plain,
+            "provenance": said, "count": survey.count, "size": size, "key": survey.key})
+        return survey
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Survey:
+        """Return the survey of a folder.
+
+        Raises
+        ------
+        FileNotFoundError
+            When there is none.
+        ValueError
+            When its description is damaged.
+        """
+        folder = Path(folder)
+        path = folder / "survey.json"
+        if not path.is_file():
+            raise FileNotFoundError(f"no survey in '{folder}': begin one with 'stellarfit survey "
+                                    "run FILES... --out FOLDER'")
+        said = read_description(path, FORM, FORM_VERSION)
+        try:
+            return cls(folder, *(said[k] for k in ("settings", "provenance", "count", "size",
+                                                   "key")))
+        except KeyError as error:
+            raise ValueError(f"'{path}' is damaged: it has no {error}") from error
+
+    @property
+    def shards(self) -> int:
+        """How many there are."""
+        return -(-self.count // self.size)
+
+    def numbers(self, shard: int) -> range:
+        """Return the numbers of a shard's stars."""
+        return range(shard * self.size, min(self.count, (shard + 1) * self.size))
+
+    @cached_property
+    def _targets(self) -> Arrays:
+        return read(self.folder / "targets.h5", "list of targets", TARGETS)[0]
+
+    def targets(self, numbers: Sequence[int]) -> list[Target]:
+        """Return some of the stars."""
+        held = self._targets
+        return [Target(held["files"][held["file"][i]].decode("utf-8"), int(held["star"][i]))
+                for i in numbers]
+
+    def where(self) -> Arrays:
+        """Return the columns that say what each row is of."""
+        held = self._targets
+        files = np.char.decode(held["files"], "utf-8")
+        return {"index": np.arange(self.count), "file": files[held["file"]], "star": held["star"]}
+
+    def rows(self, shard: int) -> tuple[Arrays, dict[str, Any]]:
+        """Return the rows of a shard, and what is said of them.
+
+        Raises
+        ------
+        FileNotFoundError
+            When it is not done.
+        ValueError
+            When it is damaged, or another survey's.
+        """
+        arrays, said = read(self._path(shard), "shard", ROWS)
+        if said.get("key") != self.key:
+            raise ValueError(f"'{self._path(shard)}' belongs to another survey")
+        for name, values in arrays.items():
+            if values.dtype.kind == "S":
+                arrays[name] = np.char.decode(values, "utf-8")
+        if any(len(v) != len(self.numbers(shard)) for v in arrays.values()):
+            raise ValueError(f"'{self._path(shard)}' has not as many rows as it should")
+        return arrays, said
+
+    def keep(self, shard: int, rows: Arrays, seconds: float) -> dict[str, Any]:
+        """Write the rows of a shard, and return what is said of them."""
+        arrays = {n: np.char.encode(v, "utf-8") if v.dtype.kind == "U" else v
+                  for n, v in rows.items()}
+        status = rows["status"]
+        said = {"key": self.key, "seconds": seconds, "failed": int((status != 0).sum()),
+                "for_now": int(((status & int(FOR_NOW)) != 0).sum())}
+        _write(self._path(shard), ROWS, arrays, said)
+        return said
+
+    def done(self) -> dict[int, dict[str, Any]]:
+        """Return what is said of the shards that are there, whole or not."""
+        found = {}
+        for path in sorted((self.folder / "shards").glob("*.h5")):
+            try:
+                with opened(path, "shard", ROWS) as file:
+                    said = json.loads(file.attrs["said"])
+            except (ValueError, FileNotFoundError):
+                continue
+            if path.stem.isdigit() and int(path.stem) < self.shards and said["key"] == self.key:
+                found[int(path.stem)] = {**said, "at": path.stat().st_mtime}
+        return found
+
+    def models_of(self, shard: int) -> Path:
+        """Return where the results of a shard are, in full."""
+        return self.folder / "models" / f"{shard:07d}.h5"
+
+    def _path(self, shard: int) -> Path:
+        return self.folder / "shards" / f"{shard:07d}.h5"
+
+
+def engine_options(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of the settings that the engine takes."""
+    return {k: v for k, v in settings.items() if k not in ("medium", "models")}
+
+
+def provenance_of(engine: Engine, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a catalogue says of where it comes from."""
+    known = {k: v if isinstance(v, (str, int, float, bool, list, tuple, dict, type(None)))
+             else str(v) for k, v in settings.items() if k != "models"}
+    return {"EMULATOR": engine.emulator.identity, "EMUSHA": engine.emulator.sha256,
+            "VERSION": version("stellarfit"),
+            "SETTINGS": json.dumps(known, sort_keys=True, default=str),
+            "SOLAR": str(engine.emulator.provenance.get("solar_abundances", ""))}
+
+
+def _plain(value: Any) -> str:
+    """Return a setting as text that another process understands."""
+    if isinstance(value, Path):
+        return str(value.resolve())
+    if isinstance(value, (Gaussian, Uniform, Colour)):
+        return str(value)
+    raise ValueError(f"a survey's settings are names, numbers and paths, that every worker can "
+                     f"read; got {type(value).__name__}")
+
+
+def digest(arrays: Mapping[str, NDArray[Any]]) -> str:
+    """Return a SHA-256 of arrays: names, types, shapes and values."""
+    found = hashlib.sha256()
+    for name in sorted(arrays):
+        values = np.ascontiguousarray(arrays[name])
+        found.update(f"{name} {values.dtype.str} {values.shape}".encode())
+        found.update(values.tobytes())
+    return found.hexdigest()
+
+
+def _write(path: Path, form: str, arrays: Arrays, said: Mapping[str, Any]) -> None:
+    import h5py
+
+    with atomic_write(path) as temporary, h5py.File(temporary, "w") as file:
+        file.attrs["format"] = form
+        file.attrs["said"] = json.dumps(dict(said))
+        file.attrs["sha256"] = digest(arrays)
+        write_arrays(file, arrays)
+
+
+def read(path: Path, what: str, form: str) -> tuple[Arrays, dict[str, Any]]:
+    """Return the arrays of a file of ours, whose hash is right, and what is said of them."""
+    with opened(path, what, form) as file:
+        arrays = {n: values[()] for n, values in file.items()}
+        said, promised = json.loads(file.attrs["said"]), file.attrs["sha256"]
+    if digest(arrays) != promised:
+        raise ValueError(f"'{path}' is damaged: its hash is not what it was written with")
+    return arrays, said

@@ -1,0 +1,111 @@
+"""What there is to fit: every star of every file, in order, each once."""
+
+from __future__ import annotations
+
+import glob
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stellarfit.readers import read_all
+from stellarfit.readers.many import count_stars
+from stellarfit.readers.tables import TableOfSpectra, is_table
+
+
+@dataclass(frozen=True)
+class Target:
+    """A star in a file.
+
+    Attributes
+    ----------
+    file : str
+    star : int
+        Which of the file's stars, from 0.
+    """
+
+    file: str
+    star: int = 0
+
+
+def find_targets(inputs: str | Path | Iterable[str | Path], *, single: bool = False
+                 ) -> list[Target]:
+    """Return the stars of files, in the order of the inputs.
+
+    Parameters
+    ----------
+    inputs : path, or sequence of paths
+        Files; patterns (``survey/*.fits``), whose files are taken in alphabetical order, as are
+        those of a folder, hidden ones left out.
+    single : bool
+        No file holds more than one star: they need not be opened, which takes a while where
+        there are millions.
+
+    Raises
+    ------
+    ValueError
+        When there is nothing, or a file twice.
+    OSError
+        For a folder that cannot be listed.  A file that is missing or unreadable is a target all
+        the same: its row will say so.
+    """
+    given = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
+    files: list[str] = []
+    for one in given:
+        files += _files(str(one))
+    if not files:
+        raise ValueError("no spectra: give files, patterns or folders")
+    if len(set(files)) < len(files):
+        twice = next(f for f in files if files.count(f) > 1)
+        raise ValueError(f"'{twice}' is given more than once: every input is one row")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # who is to be fitted is read again
+        return [Target(f, k) for f in files for k in range(1 if single else count_stars(Path(f)))]
+
+
+def _files(name: str) -> list[str]:
+    path = Path(name)
+    if path.is_dir():
+        found = sorted(str(p) for p in path.iterdir()
+                       if p.is_file() and not p.name.startswith("."))
+        if not found:
+            raise ValueError(f"no files in '{name}'")
+        return found
+    if any(c in name for c in "*?[") and not path.exists():
+        found = sorted(f for f in glob.glob(name, recursive=True) if Path(f).is_file())
+        if not found:
+            raise ValueError(f"no file matches '{name}'")
+        return found
+    return [name]
+
+
+class Files:
+    """Reads targets, and keeps the last file open as long as its stars are asked for.
+
+    Parameters
+    ----------
+    medium : {'air', 'vacuum'}, optional
+        Of files that do not say.
+    """
+
+    def __init__(self, medium: str | None = None) -> None:
+        self._options: dict[str, Any] = {"medium": medium} if medium else {}
+        self._file = ""
+        self._stars: Sequence[Any] = ()
+
+    def __call__(self, target: Target) -> Any:
+        """Return the spectrum of a target, or its arms, as :func:`stellarfit.fit` takes them."""
+        if target.file != self._file:
+            self._file, self._stars = "", ()
+            self._stars = self._open(Path(target.file))
+            self._file = target.file
+        if target.star >= len(self._stars):
+            raise ValueError(f"'{target.file}' has {len(self._stars)} stars, and no longer a "
+                             f"number {target.star}")
+        return self._stars[target.star]
+
+    def _open(self, path: Path) -> Sequence[Any]:
+        if path.is_file() and is_table(path):
+            return TableOfSpectra(path, **self._options)
+        return list(read_all(path, **self._options).values())

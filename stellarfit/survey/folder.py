@@ -167,8 +167,8 @@ class Survey:
             When it is damaged, or another survey's.
         """
         arrays, said = read(self._path(shard), "shard", ROWS)
-        if said.get("key") != self.key:
-            raise ValueError(f"'{self._path(shard)}' belongs to another survey")
+        if (said.get("key"), said.get("shard")) != (self.key, shard):
+            raise ValueError(f"'{self._path(shard)}' belongs to another survey, or elsewhere")
         for name, values in arrays.items():
             if values.dtype.kind == "S":
                 arrays[name] = np.char.decode(values, "utf-8")
@@ -181,7 +181,7 @@ class Survey:
         arrays = {n: np.char.encode(v, "utf-8") if v.dtype.kind == "U" else v
                   for n, v in rows.items()}
         status = rows["status"]
-        said = {"key": self.key, "seconds": seconds, "failed": int((status != 0).sum()),
+        said = {"key": self.key, "shard": shard, "seconds": seconds, "failed": int((status != 0).sum()),
                 "for_now": int(((status & int(FOR_NOW)) != 0).sum())}
         _write(self._path(shard), ROWS, arrays, said)
         return said
@@ -195,8 +195,9 @@ class Survey:
                     said = json.loads(file.attrs["said"])
             except (ValueError, FileNotFoundError):
                 continue
-            if path.stem.isdigit() and int(path.stem) < self.shards and said["key"] == self.key:
-                found[int(path.stem)] = {**said, "at": path.stat().st_mtime}
+            shard = said.get("shard", -1)
+            if path == self._path(shard) and shard < self.shards and said["key"] == self.key:
+                found[shard] = {**said, "at": path.stat().st_mtime}
         return found
 
     def models_of(self, shard: int) -> Path:

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from emulators.files import shipped_folder
 from emulators.apart import Apart
+from emulators.files import shipped_folder
 from emulators.synthesis.atmosphere import C3K, Atmosphere
 from emulators.synthesis.engine import Synthesis
 from emulators.synthesis.lines import LineList

@@ -1,0 +1,116 @@
+"""One star's trouble is its own, and every star has an outcome."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import stellarfit
+from stellarfit import Spectrum
+from stellarfit.survey import engine as engine_module
+from stellarfit.survey.engine import Engine, Failure, Status
+from tests.stellarfit.survey.conftest import SETTINGS
+
+
+@pytest.fixture(scope="module")
+def engine(cannon: Path) -> Engine:
+    return Engine(emulator=cannon, **SETTINGS)
+
+
+def outcomes(engine: Engine, stars: list[Any]) -> list[Any]:
+    return engine([lambda s=s: s() if callable(s) else s for s in stars])
+
+
+def raising(error: Exception) -> Any:
+    def read() -> None:
+        raise error
+
+    return read
+
+
+def changed(star: Spectrum, **arrays: Any) -> Spectrum:
+    return Spectrum(**{"wavelength": star.wavelength, "flux": star.flux, "ivar": star.ivar,
+                       "medium": star.medium, "name": star.name, **arrays})
+
+
+def test_every_kind_of_broken_star_gets_its_status_and_the_others_their_labels(
+    engine: Engine, stars: tuple[list[Any], dict[str, Any]]
+) -> None:
+    good = stars[0][:6]
+    cosmic = good[0].flux.copy()
+    cosmic[::7] = 1e30
+    broken = {
+        "missing": raising(FileNotFoundError("no spectrum at 'x'")),
+        "unreadable": raising(ValueError("the file is empty")),
+        "bug": raising(ZeroDivisionError()),
+        "elsewhere": changed(good[0], wavelength=good[0].wavelength + 3000.0),
+        "short": changed(good[0], wavelength=good[0].wavelength[:8], flux=good[0].flux[:8],
+                         ivar=good[0].ivar[:8]),
+        "nonsense": {"not": "a spectrum"},
+    }
+    found = outcomes(engine, [good[0], *broken.values(), *good[1:],
+                              changed(good[0], flux=cosmic)])
+    failures = dict(zip(broken, found[1:7], strict=True))
+    assert all(isinstance(f, Failure) for f in failures.values())
+    assert {n: f.status for n, f in failures.items()} == {
+        "missing": Status.MISSING, "unreadable": Status.UNREADABLE, "bug": Status.UNREADABLE,
+        "elsewhere": Status.UNUSABLE, "short": Status.UNUSABLE, "nonsense": Status.UNUSABLE}
+    assert failures["unreadable"].message == "the file is empty"
+    assert "nothing to fit" in failures["elsewhere"].message
+    for result, k in zip([found[0], *found[7:12]], range(6), strict=True):
+        assert result.converged
+        assert abs(result.labels["teff"] - stars[1]["teff"][k]) < 6.0 * result.errors["teff"]
+    assert isinstance(found[12], Failure) or found[12].flags
+
+
+def test_a_batch_that_fails_is_halved_until_the_culprit_is_alone(
+    engine: Engine, stars: tuple[list[Any], dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conclude = engine_module.conclude
+
+    def failing(problem: Any, *rest: Any) -> Any:
+        if any(s.observation.spectra[0].flux[0] == stars[0][3].flux[0] for s in problem.stars):
+            raise np.linalg.LinAlgError("singular")
+        return conclude(problem, *rest)
+
+    monkeypatch.setattr(engine_module, "conclude", failing)
+    found = outcomes(engine, stars[0][:8])
+    assert [isinstance(f, Failure) for f in found] == [k == 3 for k in range(8)]
+    assert found[3] == Failure(Status.FAILED, "singular", "mock")
+
+
+def test_stars_on_other_pixels_do_not_mix(
+    engine: Engine, stars: tuple[list[Any], dict[str, Any]], observe: Any
+) -> None:
+    other = observe(engine.emulator, {"teff": 5800.0, "logg": 4.4, "fe_h": 0.0, "mg_fe": 0.0,
+                                      "vmic": 1.2, "rv": 0.0},
+                    wavelength=np.linspace(5165.0, 5195.0, 500), snr=100.0)
+    found = outcomes(engine, [stars[0][0], other, stars[0][1], other, stars[0][2]])
+    assert [len(f.used) for f in found[1::2]] == [500, 500]
+    together = outcomes(engine, stars[0][:3])
+    assert [f.labels for f in found[::2]] == [f.labels for f in together]
+
+
+def test_a_batch_fits_what_single_fits_do(
+    engine: Engine, cannon: Path, stars: tuple[list[Any], dict[str, Any]]
+) -> None:
+    for star, result in zip(stars[0][:4], outcomes(engine, stars[0][:4]), strict=True):
+        alone = stellarfit.fit(star, emulator=cannon, **SETTINGS)
+        for name in alone.names:
+            assert result.labels[name] == pytest.approx(
+                alone.labels[name], abs=0.05 * alone.errors[name])
+
+
+@pytest.mark.parametrize(("wrong", "said"), [
+    ({"free": ["teff", "rv", "vanadium"]}, "unknown parameter"),
+    ({"method": "guess"}, "unknown method"), ({"batch": 0}, "at least 1 star"),
+    ({"priors": {"teff": "uniform:9000:9999"}}, "leave no point"),
+])
+def test_settings_that_fit_no_star_are_refused_at_once(
+    cannon: Path, wrong: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        Engine(emulator=cannon, **{**SETTINGS, **wrong})

@@ -1,0 +1,214 @@
+"""A survey on disk: the same rows however it is made, whatever is killed, and no holes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import stellarfit
+from emulators.workers import Workers
+from stellarfit.cli import main
+from stellarfit.survey.engine import Engine, Status
+from stellarfit.survey.folder import OtherSurveyError, Survey
+from stellarfit.survey.running import HoleError, Maker, merge, run, status
+from tests.stellarfit.survey.conftest import SETTINGS, write
+
+pytest.importorskip("distributed", reason="needs the extra [survey]")
+
+
+@pytest.fixture
+def settings(cannon: Path) -> dict[str, Any]:
+    return {"emulator": cannon, "batch": 8, "progress": False, **SETTINGS}
+
+
+@pytest.fixture
+def catalogue(files: Path, settings: dict[str, Any], tmp_path: Path) -> bytes:
+    """What a survey by one process, in one shard, makes of the files."""
+    run(files, tmp_path / "plain", workers=1, **settings)
+    merge(tmp_path / "plain", tmp_path / "plain.fits")
+    return (tmp_path / "plain.fits").read_bytes()
+
+
+@pytest.mark.filterwarnings("ignore")  # dask's own
+@pytest.mark.parametrize(("workers", "shard"), [(1, 8), (2, 16)])
+def test_workers_and_shards_change_not_a_bit(
+    workers: int, shard: int, files: Path, settings: dict[str, Any], catalogue: bytes,
+    tmp_path: Path
+) -> None:
+    state = run(files, tmp_path / "s", workers=workers, shard=shard, **settings)
+    assert (state.done, state.failed, state.done_shards) == (40, 2, state.shards)
+    merge(tmp_path / "s", tmp_path / "s.fits")
+    assert (tmp_path / "s.fits").read_bytes() == catalogue
+
+
+def test_the_same_rows_as_from_fit_many(
+    files: Path, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    run(files, tmp_path / "s", workers=1, shard=16, **settings)
+    table = merge(tmp_path / "s", tmp_path / "s.fits")
+    direct = stellarfit.fit_many(files, **settings)
+    for name in direct.colnames:
+        assert np.array_equal(np.asarray(table[name]), np.asarray(direct[name]),
+                              equal_nan=direct[name].dtype.kind == "f"), name
+
+
+def test_merge_refuses_holes_and_damage_and_a_second_run_mends_them(
+    files: Path, settings: dict[str, Any], catalogue: bytes, tmp_path: Path
+) -> None:
+    folder, out = tmp_path / "s", tmp_path / "s.fits"
+    run(files, folder, workers=1, shard=8, **settings)
+    shards = sorted((folder / "shards").glob("*.h5"))
+    untouched = shards[0].stat().st_mtime_ns
+    shards[1].unlink()
+    content = bytearray(shards[2].read_bytes())
+    content[len(content) // 2] ^= 4
+    shards[2].write_bytes(content)
+    shards[3].write_bytes(shards[3].read_bytes()[:-100])
+    shutil.copy(shards[0], shards[4])
+    with pytest.raises(HoleError, match=r"\d of 5 shards are missing or damaged"):
+        merge(folder, out)
+    assert not out.exists()
+    assert status(folder).done < 40
+    run(None, folder, workers=1, progress=False)
+    merge(folder, out)
+    assert out.read_bytes() == catalogue
+    assert shards[0].stat().st_mtime_ns == untouched
+
+
+def test_failed_stars_are_tried_again_when_asked(
+    files: Path, settings: dict[str, Any], stars: tuple[list[Any], dict[str, Any]],
+    tmp_path: Path
+) -> None:
+    folder = tmp_path / "s"
+    run(files, folder, workers=1, shard=16, models=True, **settings)
+    write(stars[0][5], files / "star05.fits", "s5")
+    assert run(None, folder, workers=1, progress=False).failed == 2
+    assert run(None, folder, workers=1, retry_failed=True, progress=False).failed == 1
+    assert Survey.open(folder).models_of(0).exists()
+    table = merge(folder, tmp_path / "s.fits")
+    assert table["status"][5] == 0
+    # as if it had never been broken
+    fresh = tmp_path / "fresh"
+    run(files, fresh, workers=1, shard=40, models=True, **settings)
+    merge(fresh, tmp_path / "fresh.fits")
+    assert (tmp_path / "s.fits").read_bytes() == (tmp_path / "fresh.fits").read_bytes()
+
+
+def test_a_folder_holds_one_survey(
+    files: Path, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    targets = stellarfit.survey.targets.find_targets(files)
+    plain = {k: v for k, v in settings.items() if k != "progress"}
+    first = Survey.begin(tmp_path / "s", targets, plain, size=16)
+    assert Survey.begin(tmp_path / "s", targets, plain, size=99).size == first.size == 16
+    with pytest.raises(OtherSurveyError, match="another survey"):
+        Survey.begin(tmp_path / "s", targets[:-1], plain)
+    with pytest.raises(OtherSurveyError, match="another survey"):
+        Survey.begin(tmp_path / "s", targets, {**plain, "resolution": 19_000.0})
+    with pytest.raises(ValueError, match="names, numbers and paths"):
+        Survey.begin(tmp_path / "t", targets, {**plain, "emulator": object()})
+    with pytest.raises(FileNotFoundError, match="no survey in"):
+        Survey.open(tmp_path / "nowhere")
+
+
+class DeadlyMaker(Maker):
+    """For whom one star takes its process with it."""
+
+    def fit(self, numbers: Any) -> Any:
+        if 9 in numbers:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().fit(numbers)
+
+
+def test_a_star_that_kills_its_process_has_a_row_and_the_others_their_labels(
+    files: Path, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    plain = {k: v for k, v in settings.items() if k != "progress"}
+    survey = Survey.begin(tmp_path / "s", stellarfit.survey.targets.find_targets(files), plain,
+                          size=16)
+    with Workers(DeadlyMaker(survey), 1, patience=2) as pool:
+        made = list(pool.make([np.array([n]) for n in range(survey.shards)]))
+    assert [m.error for m in made] == [""] * 3
+    table = merge(tmp_path / "s", tmp_path / "s.fits")
+    assert table["status"][9] == Status.CRASHED
+    assert table["message"][9] == "it killed its process"
+    assert np.flatnonzero(table["status"]).tolist() == [5, 9, 21]
+
+
+@pytest.mark.filterwarnings("ignore")  # dask's own
+def test_kills_lose_nothing(
+    files: Path, settings: dict[str, Any], catalogue: bytes, tmp_path: Path
+) -> None:
+    """The short form of ``benchmarks/survey_faults.py``."""
+    from benchmarks.survey_faults import killed_until_done
+
+    kills = killed_until_done(
+        files, tmp_path / "s", settings["emulator"], kills=3, shard=8, batch=8, seed=1)
+    assert kills == 3
+    merge(tmp_path / "s", tmp_path / "s.fits")
+    assert (tmp_path / "s.fits").read_bytes() == catalogue
+    assert not list((tmp_path / "s").rglob(".*.h5"))
+
+
+def test_a_full_disk_is_said_and_what_is_done_stays(
+    files: Path, settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = {k: v for k, v in settings.items() if k != "progress"}
+    survey = Survey.begin(tmp_path / "s", stellarfit.survey.targets.find_targets(files), plain,
+                          size=16)
+    Maker(survey)(np.array([0]))
+    import stellarfit.survey.folder as folder_module
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(folder_module, "write_arrays", full)
+    made = Maker(survey)(np.array([1]))
+    assert made.fatal
+    assert "No space left" in made.error
+    assert status(tmp_path / "s").done == 16
+    assert sorted(p.name for p in (tmp_path / "s" / "shards").iterdir()) == ["0000000.h5"]
+
+
+def invoke(*words: Any) -> Any:
+    return CliRunner().invoke(main, [str(w) for w in words])
+
+
+def test_the_commands_run_say_how_far_and_merge(
+    files: Path, cannon: Path, catalogue: bytes, tmp_path: Path
+) -> None:
+    folder, config = tmp_path / "s", tmp_path / "survey.toml"
+    config.write_text('resolution = 20000.0\nfree = ["teff", "logg", "fe_h", "mg_fe", "rv"]\n'
+                      "batch = 4\n[fixed]\nvmic = 1.2\nvsini = 0.0\n")
+    said = invoke("survey", "run", files, "-o", folder, "--config", config, "-e", cannon,
+                  "--continuum", 2, "--batch", 8, "--workers", 1, "--shard", 8)
+    assert said.exit_code == 0, said.output
+    assert "40 of 40 stars done (5 of 5 shards), 2 without a fit" in said.output
+    state = json.loads(invoke("survey", "status", folder, "--json").output)
+    assert (state["stars"], state["done"], state["failed"]) == (40, 40, 2)
+    assert invoke("survey", "merge", folder, "-o", tmp_path / "c.ecsv").exit_code == 0
+    (folder / "shards" / "0000001.h5").unlink()
+    said = invoke("survey", "merge", folder, "-o", tmp_path / "d.fits")
+    assert said.exit_code == 1
+    assert "1 of 5 shards are missing" in said.output
+    for words, answer in (
+        (("status", tmp_path / "none"), "no survey in"),
+        (("run", "-o", tmp_path / "none"), "no survey in"),
+        (("run", files, "-o", tmp_path / "t", "-e", cannon, "--free", "vanadium"),
+         "unknown parameter"),
+        (("merge", folder, "-o", "c.csv"), ".fits, .ecsv or .parquet"),
+    ):
+        said = invoke("survey", *words)
+        assert said.exit_code == 1
+        assert answer in said.output

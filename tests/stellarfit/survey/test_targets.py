@@ -1,0 +1,112 @@
+"""What there is to fit: in order, each once; tables with a spectrum in every row."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from astropy.table import Table
+
+import stellarfit
+from stellarfit.readers.tables import is_table
+from stellarfit.survey.targets import Files, Target, find_targets
+from tests.stellarfit.survey.conftest import SETTINGS, write
+
+
+def test_folders_and_patterns_are_sorted_and_hidden_files_are_left_out(tmp_path: Path) -> None:
+    for name in ("b.txt", "a.txt", ".hidden", "c.fits"):
+        (tmp_path / name).write_text("1 1\n")
+    names = [Path(t.file).name for t in find_targets(tmp_path)]
+    assert names == ["a.txt", "b.txt", "c.fits"]
+    assert [Path(t.file).name for t in find_targets([str(tmp_path / "*.txt"), "gone.fits"])] == [
+        "a.txt", "b.txt", "gone.fits"]
+
+
+def test_an_input_is_one_row_and_nothing_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("1 1\n")
+    with pytest.raises(ValueError, match="given more than once"):
+        find_targets([tmp_path / "a.txt", tmp_path])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="no files in"):
+        find_targets(tmp_path / "empty")
+    with pytest.raises(ValueError, match="no spectra"):
+        find_targets([])
+
+
+def as_fits(stars: list[Any], path: Path) -> None:
+    Table({"flux": [s.flux for s in stars], "ivar": [s.ivar for s in stars],
+           "wavelength": [s.wavelength for s in stars],
+           "source_id": [str(1000 + i) for i in range(len(stars))]},
+          meta={"MEDIUM": "air"}).write(path)
+
+
+def as_fits_with_shared_wavelengths(stars: list[Any], path: Path) -> None:
+    table = Table({"flux": [s.flux for s in stars], "ivar": [s.ivar for s in stars],
+                   "source_id": [1000 + i for i in range(len(stars))]}, meta={"MEDIUM": "air"})
+    image = fits.ImageHDU(stars[0].wavelength / 10.0, name="WAVELENGTH")
+    image.header["BUNIT"] = "nm"
+    fits.HDUList([fits.PrimaryHDU(), fits.table_to_hdu(table), image]).writeto(path)
+
+
+def as_parquet(stars: list[Any], path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    table = arrow.table({"wavelength": [s.wavelength for s in stars],
+                         "flux": [s.flux for s in stars], "ivar": [s.ivar for s in stars],
+                         "source_id": [1000 + i for i in range(len(stars))]})
+    parquet.write_table(table.replace_schema_metadata({"medium": "air"}), path, row_group_size=2)
+
+
+@pytest.mark.parametrize("make", [as_fits, as_fits_with_shared_wavelengths, as_parquet])
+def test_a_table_of_spectra_is_as_good_as_files(
+    make: Any, stars: tuple[list[Any], dict[str, Any]], cannon: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / ("t.parquet" if make is as_parquet else "t.fits")
+    make(stars[0][:5], path)
+    assert find_targets(path) == [Target(str(path), i) for i in range(5)]
+    assert list(stellarfit.read_all(path)) == [str(1000 + i) for i in range(5)]
+    options = {"emulator": cannon, "progress": False, **SETTINGS}
+    table = stellarfit.fit_many(path, **options)
+    assert table["name"].tolist() == [str(1000 + i) for i in range(5)]
+    assert table["star"].tolist() == list(range(5))
+    direct = stellarfit.fit_many(stars[0][:5], **options)
+    np.testing.assert_allclose(table["teff"], direct["teff"], rtol=1e-7)
+
+
+def test_a_table_that_does_not_say_its_medium_is_refused_row_by_row(
+    stars: tuple[list[Any], dict[str, Any]], cannon: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "t.fits"
+    Table({"flux": [s.flux for s in stars[0][:2]],
+           "wavelength": [s.wavelength for s in stars[0][:2]]}).write(path)
+    table = stellarfit.fit_many(path, emulator=cannon, progress=False, **SETTINGS)
+    assert (table["status"] == 2).all()
+    assert "--medium" in table["message"][0]
+
+
+def test_a_single_spectrum_is_no_table(stars: tuple[list[Any], dict[str, Any]],
+                                       tmp_path: Path) -> None:
+    write(stars[0][0], tmp_path / "one.fits", "one")
+    assert not is_table(tmp_path / "one.fits")
+    (tmp_path / "text.txt").write_text("5000 1\n5001 1\n")
+    assert not is_table(tmp_path / "text.txt")
+
+
+def test_files_of_one_star_in_the_archive_are_counted_as_one(spectra_folder: Path) -> None:
+    files = sorted(p for p in spectra_folder.iterdir() if p.suffix == ".fits")
+    counts = {p.name: len(find_targets(p)) for p in files}
+    for name, count in counts.items():
+        stars = stellarfit.read_all(spectra_folder / name, medium=None) if count > 1 else {0: 0}
+        assert len(stars) == count, name
+
+
+def test_a_star_that_a_file_no_longer_has_is_said(
+    stars: tuple[list[Any], dict[str, Any]], tmp_path: Path
+) -> None:
+    write(stars[0][0], tmp_path / "one.fits", "one")
+    with pytest.raises(ValueError, match="has 1 stars, and no longer a number 3"):
+        Files()(Target(str(tmp_path / "one.fits"), 3))

@@ -9,7 +9,6 @@ must be the same file.  Then a disk that is full, and a folder that cannot be wr
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
@@ -18,11 +17,6 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
-
-import click
-import numpy as np
-
-from stellarfit.survey.running import merge, status
 
 RESULTS = Path(__file__).parent / "results"
 

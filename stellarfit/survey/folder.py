@@ -181,7 +181,8 @@ class Survey:
         arrays = {n: np.char.encode(v, "utf-8") if v.dtype.kind == "U" else v
                   for n, v in rows.items()}
         status = rows["status"]
-        said = {"key": self.key, "shard": shard, "seconds": seconds, "failed": int((status != 0).sum()),
+        said = {"key": self.key, "shard": shard, "seconds": seconds,
+                "failed": int((status != 0).sum()),
                 "for_now": int(((status & int(FOR_NOW)) != 0).sum())}
         _write(self._path(shard), ROWS, arrays, said)
         return said

@@ -52,7 +52,8 @@ def test_a_catalogue_is_read_back_as_it_was(
     for name in table.colnames:
         kind = table[name].dtype.kind
         # ECSV has no word for an empty text
-        found = np.ma.filled(again[name], "").astype(np.str_) if kind == "U" else np.asarray(again[name])
+        found = (np.ma.filled(again[name], "").astype(np.str_) if kind == "U"
+                 else np.asarray(again[name]))
         assert np.array_equal(np.asarray(table[name]), found, equal_nan=kind == "f")
     assert str(again["rv"].unit) == "km / s"
     assert again.meta["EMULATOR"] == table.meta["EMULATOR"]
@@ -73,7 +74,8 @@ def test_fits_carries_descriptions_and_checksums(
     content = bytearray(path.read_bytes())
     content[-2000] ^= 1
     path.write_bytes(content)
-    with pytest.warns(UserWarning, match="verification failed"), fits.open(path, checksum=True) as hdus:
+    with pytest.warns(UserWarning, match="verification failed"), \
+            fits.open(path, checksum=True) as hdus:
         _ = hdus[1].data
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.func import jvp
 
 from emulators import Emulator
 from stellarfit.arm import Arm
@@ -137,6 +138,17 @@ class Camera:
         index, weights : (n_spec, n_pix, band)
             The weights are differentiable.
         """
+        return self.spread.weights(*self._place(rv, resolution), dtype)
+
+    def weights_along(
+        self, rv: Tensor, resolution: Tensor, moves: tuple[Tensor, Tensor], dtype: torch.dtype
+    ) -> Tensor:
+        """Return the derivative of the weights along moves of rv and resolution, (n_spec,) each."""
+        place, along = jvp(self._place, (rv, resolution), moves)[:2]
+        return self.spread.weights_along(place[0], place[1], along, dtype)
+
+    def _place(self, rv: Tensor, resolution: Tensor) -> tuple[Tensor, Tensor]:
+        """Return shift and sigma, in ln(wavelength)."""
         if self.arm.matrix is not None:
             # Edges as soft as the sum over the grid needs them, which is next to nothing.
             sigma = torch.full_like(resolution, SMALLEST_SIGMA * self.spread.log_step)
@@ -146,7 +158,7 @@ class Camera:
                 sigma = sigma.unsqueeze(-1) / self.relative
             # The emulator's spectra are as broad as this already.
             sigma = torch.sqrt(sigma**2 - self._own**2) if self._own else sigma
-        return self.spread.weights(log_shift(rv), sigma, dtype)
+        return log_shift(rv), sigma
 
     def covers(self, log_low: float, log_high: float, rv_range: tuple[float, float]
                ) -> NDArray[np.bool_]:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import numpy as np
 import torch
@@ -192,7 +191,7 @@ class ForwardModel:
                 seen[1:] / self._scale[self._moves_labels, None, None].to(seen.dtype))
             for column, direction in zip(columns, self._stage_A.T, strict=True):
                 if direction[:len(SHARED)].any():
-                    moved = _tangent(partial(self._broadened, rest), stages, direction)
+                    moved = filtered(rest, self._kernel_along(stages, direction, rest.shape[-1]))
                     column += self._seen(moved, weights)
                 self._add_moved_arms(column, broadened[0], stages, direction, weights)
             return seen[0], columns.permute(1, 2, 0)
@@ -224,15 +223,31 @@ class ForwardModel:
 
     def _broadened(self, rest: Tensor, stages: Tensor) -> Tensor:
         """Return flux (..., n_spec, n_grid) with the star's rotation and macroturbulence."""
-        vsini, vmac, epsilon = stages[..., :len(SHARED)].unsqueeze(-2).unbind(-1)
-        # The quadrature that is exact for the fastest of these stars.
+        return filtered(rest, self._kernel(stages, rest.shape[-1], self._nodes(stages)))
+
+    def _nodes(self, stages: Tensor) -> int:
+        """Return the size of the quadrature that is exact for the fastest of these stars."""
         fastest = float(stages.detach()[..., SHARED.index("vsini")].abs().max())
-        nodes = 32 * math.ceil(rotation.nodes_for(fastest, self.log_step) / 32)
-        frequency = frequencies(rest.shape[-1], self.log_step, rest.device) / SPEED_OF_LIGHT
+        return 32 * math.ceil(rotation.nodes_for(fastest, self.log_step) / 32)
+
+    def _kernel(self, stages: Tensor, n_grid: int, nodes: int) -> Tensor:
+        """Return the transform of rotation and macroturbulence, (n_spec, n_frequency)."""
+        vsini, vmac, epsilon = stages[..., :len(SHARED)].unsqueeze(-2).unbind(-1)
+        frequency = frequencies(n_grid, self.log_step, stages.device) / SPEED_OF_LIGHT
         kernel = rotation.transform(frequency * vsini, epsilon, nodes=nodes)
         if self._has_vmac:
             kernel = kernel * macroturbulence.transform(frequency * vmac)
-        return filtered(rest, kernel)
+        return torch.as_tensor(kernel)
+
+    def _kernel_along(self, stages: Tensor, direction: Tensor, n_grid: int) -> Tensor:
+        """Return its derivative along a direction of the stages' parameters."""
+        nodes = self._nodes(stages)
+        turned, *others = direction[:len(SHARED)]
+        if any(others) or self._has_vmac:
+            return _tangent(lambda s: self._kernel(s, n_grid, nodes), stages, direction)
+        vsini, _, epsilon = stages[..., :len(SHARED)].unsqueeze(-2).unbind(-1)
+        frequency = frequencies(n_grid, self.log_step, stages.device) / SPEED_OF_LIGHT
+        return turned * frequency * rotation.slope(frequency * vsini, epsilon, nodes=nodes)
 
     def _weights(self, stages: Tensor, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
         """Return how each arm's pixels sum up the grid's points."""
@@ -254,11 +269,9 @@ class ForwardModel:
                    strict=True)
         for part, camera, place, moves, (index, _) in each:
             if any(moves):
-                def values(rv: Tensor, resolution: Tensor, camera: Camera = camera) -> Tensor:
-                    return camera.weights(rv, resolution, broadened.dtype)[1]
-
-                tangents = tuple(m.expand_as(p) for m, p in zip(moves, place, strict=True))
-                part += camera(broadened, index, jvp(values, place, tangents)[1], multiplied)
+                rv, resolution = (m.expand_as(p) for m, p in zip(moves, place, strict=True))
+                along = camera.weights_along(*place, (rv, resolution), broadened.dtype)
+                part += camera(broadened, index, along, multiplied)
 
     def _seen(
         self, broadened: Tensor, weights: Sequence[tuple[Tensor, Tensor]],

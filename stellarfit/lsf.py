@@ -32,7 +32,8 @@ SIGMA_PER_FWHM = 1.0 / math.sqrt(8.0 * math.log(2.0))
 #: the band reaches this many sigma beyond the pixel: what lies outside a Gaussian is 6e-7,
 #: outside one with h4 = 0.1 it is 3e-5
 REACH = 5.0
-
+#: sigma, in steps of the grid, below which the grid could not tell it from zero
+SMALLEST_STEPS = 0.25
 
 #: how weighted sums over the grid are taken: of flux, index and weights
 Product = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -56,6 +57,16 @@ def cumulative(x: Tensor, h3: float = 0.0, h4: float = 0.0) -> Tensor:
     skew = (2.0 * math.sqrt(2.0) * (x**2 - 1.0) + 3.0 * math.sqrt(2.0)) / math.sqrt(6.0)
     tails = (4.0 * (x**3 - 3.0 * x) + 12.0 * x) / math.sqrt(24.0)
     return (1.0 + 3.0 * h4 / math.sqrt(24.0)) * gaussian - phi * (h3 * skew + h4 * tails)
+
+
+def density(x: Tensor, h3: float = 0.0, h4: float = 0.0) -> Tensor:
+    """Return the derivative of :func:`cumulative`: the profile itself."""
+    phi = torch.exp(-0.5 * x**2) / math.sqrt(2.0 * math.pi)
+    if h3 == 0.0 and h4 == 0.0:
+        return phi
+    skew = (2.0 * math.sqrt(2.0) * (x**3 - 3.0 * x) + 3.0 * math.sqrt(2.0) * x) / math.sqrt(6.0)
+    tails = (4.0 * (x**4 - 6.0 * x**2 + 3.0) + 12.0 * (x**2 - 1.0) + 3.0) / math.sqrt(24.0)
+    return phi * (1.0 + h3 * skew + h4 * tails)
 
 
 def pixel_edges(wavelength: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -163,8 +174,32 @@ class LineSpread:
             Of the flux: the integral may be taken in its precision, since the argument is a
             small difference.
         """
+        index, upper, lower, _ = self._edges(shift, sigma, dtype)
+        weights = cumulative(upper, self.h3, self.h4) - cumulative(lower, self.h3, self.h4)
+        # Normalising the sum of the weights keeps the continuum at 1 exactly.
+        return index.clamp(0, self.n_grid - 1), weights / weights.sum(-1, keepdim=True)
+
+    def weights_along(
+        self, shift: Tensor, sigma: Tensor, moves: tuple[Tensor, Tensor], dtype: torch.dtype
+    ) -> Tensor:
+        """Return the derivative of the weights as shift and sigma move, both per unit."""
+        _, upper, lower, width = self._edges(shift, sigma, dtype)
+        weights = cumulative(upper, self.h3, self.h4) - cumulative(lower, self.h3, self.h4)
+        along, wider = ((m / self.log_step).to(dtype) for m in moves)
+        wider = torch.where(sigma / self.log_step > SMALLEST_STEPS, wider, 0.0)
+        wider = (wider.unsqueeze(-1) if wider.ndim == 1 else wider).unsqueeze(-1)
+        change = [-density(x, self.h3, self.h4) * (along[..., None, None] + x * wider)
+                  for x in (upper, lower)]
+        moved = (change[0] - change[1]) / width.to(dtype)
+        total = weights.sum(-1, keepdim=True)
+        return (moved - weights * moved.sum(-1, keepdim=True) / total) / total
+
+    def _edges(
+        self, shift: Tensor, sigma: Tensor, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return grid points, the pixels' edges from there in sigma, and sigma in steps."""
         shift = (shift / self.log_step).unsqueeze(-1)
-        sigma = (sigma / self.log_step).clamp(min=0.25)
+        sigma = (sigma / self.log_step).clamp(min=SMALLEST_STEPS)
         if sigma.ndim == 1:
             sigma = sigma.unsqueeze(-1)
         low, high = self.low - shift, self.high - shift              # (n_spec, n_pix)
@@ -174,9 +209,7 @@ class LineSpread:
         index = first.unsqueeze(-1) + self.offsets                   # (n_spec, n_pix, band)
         upper = ((high.unsqueeze(-1) - index) / sigma.unsqueeze(-1)).to(dtype)
         lower = ((low.unsqueeze(-1) - index) / sigma.unsqueeze(-1)).to(dtype)
-        weights = cumulative(upper, self.h3, self.h4) - cumulative(lower, self.h3, self.h4)
-        # Normalising the sum of the weights keeps the continuum at 1 exactly.
-        return index.clamp(0, self.n_grid - 1), weights / weights.sum(-1, keepdim=True)
+        return index, upper, lower, sigma.unsqueeze(-1)
 
     def reach(self, resolution: float) -> float:
         """Return how far, in ln(wavelength), a pixel's weights extend from its centre."""

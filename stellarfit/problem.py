@@ -153,38 +153,40 @@ class Problem:
 
     def _noise(
         self, theta: Array, stars: NDArray[np.int64]
-    ) -> tuple[Noise, dict[str, list[float]]]:
-        """Return the noise of some stars, and what has been found out about it, per star."""
+    ) -> tuple[Noise, dict[str, Array]]:
+        """Return the noise of some stars, and what has been found out about it, (s,) each."""
         model, solved = self.solve(theta[stars], stars)
-        continuum = solved.continuum.cpu().numpy()
-        found: dict[str, list[float]] = {}
-        weight, together = np.zeros(continuum.shape), []
-        for k, i in enumerate(stars):
-            u, c = self._given[1][i] > 0, continuum[k]
-            flux, ivar = self._given[0][i, u], self._given[1][i, u]
-            variance, alone, seen = 1.0 / ivar, np.zeros(len(ivar)), {}
-            if self.calibration is not None:
-                wrong = self.calibration.seen_by(self.model, theta[i])[u]
-                variance = variance + (c[u] * wrong) ** 2
-            expected = variance
-            own = self._errors(int(i), theta[i]) if self.weighting.emulator_error else None
+        flux, ivar = (x[stars] for x in self._given)
+        # A continuum of zero says nothing, and would divide.
+        used, c = ivar > 0, solved.continuum.cpu().numpy()
+        used &= c != 0
+        c = np.where(used, c, 1.0)
+        # Everything in units of the continuum.
+        variance = np.divide(1.0, ivar * c**2, out=np.ones_like(ivar), where=used)
+        if self.calibration is not None:
+            variance += [self.calibration.seen_by(self.model, theta[i]) ** 2 for i in stars]
+        expected, alone = variance.copy(), np.zeros_like(variance)
+        errors = [self._errors(int(i), theta[i]) if self.weighting.emulator_error else None
+                  for i in stars]
+        for k, own in enumerate(errors):
             if own is not None:
-                square = own.square.cpu().numpy()[u]
-                seen["emulator_error"] = float(np.sqrt(np.median(square)))
-                expected = variance + c[u]**2 * square
-                alone = c[u]**2 * own.alone.cpu().numpy()[u]
-                together.append(solved.continuum[k].unsqueeze(-1) * own.modes.T)
-            residual = flux - model[k, u] * c[u]
-            jitter, factor, judged = judge(residual / c[u], expected / c[u]**2, self.weighting)
-            weight[k, u] = np.sqrt(factor / (variance + alone + (jitter * c[u]) ** 2))
-            if own is not None:
-                self.expected[int(i)] = np.zeros(len(c))
-                self.expected[int(i)][u] = factor / (expected + (jitter * c[u]) ** 2)
-            for name, value in {**seen, **judged}.items():
-                found.setdefault(name, []).append(value)
-        noise = Noise(torch.as_tensor(weight, device=self.data.flux.device),
+                expected[k] += own.square.cpu().numpy()
+                alone[k] = own.alone.cpu().numpy()
+        jitter, factor, found = judge((flux - model * c) / c, expected, self.weighting, used)
+        extra = jitter[:, None] ** 2
+        weight = np.sqrt(factor / (variance + alone + extra)) / np.abs(c)
+        noise = Noise(torch.as_tensor(np.where(used, weight, 0.0), device=self.data.flux.device),
                       self.weighting.correlation)
-        return noise.with_modes(together) if together else noise, found
+        together = [own.modes.T * solved.continuum[k].unsqueeze(-1)
+                    for k, own in enumerate(errors) if own is not None]
+        if not together:
+            return noise, found
+        ideal = np.where(used, factor / (expected + extra) / c**2, 0.0)
+        self.expected.update(zip(stars.tolist(), ideal, strict=True))
+        found["emulator_error"] = np.array([
+            np.sqrt(np.median(own.square.cpu().numpy()[u])) if u.any() else np.nan
+            for own, u in zip(errors, used, strict=True) if own is not None])
+        return noise.with_modes(together), found
 
     def emulator_share(self, solution: optimize.Solution) -> Array:
         """Return the emulator's part of the variance of a label, (n_star,), of the worst one.

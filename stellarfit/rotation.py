@@ -71,6 +71,21 @@ def transform(phase: Tensor, epsilon: float | Tensor, *, nodes: int = 64) -> Ten
                            / (1.0 - epsilon / 3.0))
 
 
+def slope(phase: Tensor, epsilon: float | Tensor, *, nodes: int = 64) -> Tensor:
+    """Return the derivative of :func:`transform` with respect to the phase."""
+    t, weight = (x.to(phase.device, phase.dtype) for x in _nodes(nodes))
+    root = torch.sin(phase.unsqueeze(-1) * t) @ (-t * weight)
+    square = phase**2
+    near = torch.zeros_like(square)
+    for k in range(len(_SERIES) - 1, 0, -1):
+        near = near * square + 2 * k * _SERIES[k]
+    p = torch.where(square < 1.0, 1.0, phase)
+    parabola = torch.where(square < 1.0, near * phase,
+                           3.0 * (torch.sin(p) / p**2 - _parabola(p) / p))
+    return torch.as_tensor(((1.0 - epsilon) * root + (2.0 * epsilon / 3.0) * parabola)
+                           / (1.0 - epsilon / 3.0))
+
+
 def nodes_for(vsini: float, log_step: float) -> int:
     """Return how many quadrature nodes keep :func:`transform` exact up to `vsini` (km/s)."""
     largest_phase = math.pi / log_step * vsini / SPEED_OF_LIGHT

@@ -26,7 +26,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 from torch import Tensor
 
 from stellarfit.forward import ForwardModel
@@ -39,6 +38,8 @@ COMMON = 0.8
 OUTLIER = 10.0
 #: of outliers that the mixture may expect
 LARGEST_FRACTION = 0.05
+#: turns of the search for jitter and outliers; a few suffice
+MOST_TURNS = 200
 #: principal components of the errors that together hold less of their square are left out, and
 #: the others made to hold it
 NEGLIGIBLE = 0.05
@@ -128,66 +129,101 @@ def width_of(errors: Tensor) -> float:
     return float(1.0 + 2.0 * above[1:end].sum())
 
 
-def most_likely(residual: Array, variance: Array, how: Weighting) -> tuple[float, float, Array]:
-    """Return the jitter and the fraction of outliers that make residuals (n,) most likely.
+def most_likely(
+    residual: Array, variance: Array, how: Weighting, used: NDArray[np.bool_] | None = None
+) -> tuple[Array, Array, Array]:
+    """Return the jitter and the fraction of outliers that make residuals most likely.
 
-    Returns
-    -------
-    jitter : float
-    fraction : float
-    factor : (n,) array
-        What the squared weight of a pixel is multiplied by, P + (1 - P) / s^2.
-    """
-    unit = float(np.median(variance) + np.median(np.abs(residual)) ** 2)
-    lost = np.log(OUTLIER)
-
-    def parts(q: float, f: float) -> tuple[Array, Array, Array, Array]:
-        total = variance + q * unit
-        square = residual**2 / total
-        good = np.log1p(-f) - 0.5 * square
-        bad = (np.log(f) if f > 0 else -np.inf) - lost - 0.5 * square / OUTLIER**2
-        either = np.logaddexp(good, bad)
-        return total, square, np.exp(good - either), either
-
-    def loss(x: Array) -> tuple[float, Array]:
-        total, square, good, either = parts(*x)
-        factor = good + (1.0 - good) / OUTLIER**2
-        slope = [np.mean((1.0 - factor * square) / total) * 0.5 * unit,
-                 np.mean(good / (1.0 - x[1]) - (1.0 - good) / max(x[1], 1e-300))]
-        return float(np.mean(0.5 * np.log(total) - either)), np.array(slope)
-
-    spread = (1.4826 * np.median(np.abs(residual))) ** 2
-    start = [max(0.0, spread / unit - np.median(variance) / unit) * how.jitter, 0.02 * how.robust]
-    limits = [(0.0, None if how.jitter else 0.0),
-              (1e-4, LARGEST_FRACTION) if how.robust else (0.0, 0.0)]
-    q, fraction = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=limits,
-                           options={"gtol": 1e-10, "ftol": 1e-13}).x
-    good = parts(q, fraction)[2]
-    return float(np.sqrt(q * unit)), float(fraction), good + (1.0 - good) / OUTLIER**2
-
-
-def judge(
-    residual: Array, variance: Array, how: Weighting
-) -> tuple[float, Array, dict[str, float]]:
-    """Return the jitter, the factors (n,) for squared weights, and what was found.
+    Both climb by turns, stars side by side: the fraction by Newton's method, along which its
+    likelihood is concave; the jitter by Fisher scoring with outliers at their weight.
 
     Parameters
     ----------
-    residual, variance : (n,) arrays
-        In units of the continuum.
+    residual, variance : (n_star, n) arrays
+    used : (n_star, n) bool, optional
+        The others do not count.
 
     Returns
     -------
-    jitter : float
-    factor : (n,) array
-    found : dict of str to float
+    jitter, fraction : (n_star,) arrays
+    factor : (n_star, n) array
+        What the squared weight of a pixel is multiplied by, P + (1 - P) / s^2.
+    """
+    used = np.ones(residual.shape, dtype=bool) if used is None else used
+    typical = _median(variance, used)
+    spread = _median(np.abs(residual), used)
+    unit = typical + spread**2
+    unit = np.where(unit > 0, unit, 1.0)
+    v = np.where(used, variance / unit[:, None], 1.0)
+    square = np.where(used, residual**2 / unit[:, None], 0.0)
+    q = np.maximum(0.0, ((1.4826 * spread) ** 2 - typical) / unit) * how.jitter
+    f = np.full(len(q), 0.02 * how.robust)
+
+    def chances(some: NDArray[np.int64]) -> tuple[Array, Array]:
+        """Return the variance, and by how much likelier an outlier is than another pixel."""
+        total = v[some] + q[some, None]
+        exponent = 0.5 * (1.0 - OUTLIER**-2) * square[some] / total
+        return total, np.where(used[some], np.exp(np.minimum(exponent, 600.0)) / OUTLIER, 1.0)
+
+    def factors(some: NDArray[np.int64], ratio: Array) -> Array:
+        good = 1.0 / (1.0 + f[some, None] / (1.0 - f[some, None]) * ratio)
+        return np.asarray(good + (1.0 - good) / OUTLIER**2)
+
+    active = np.arange(len(q))
+    for _ in range(MOST_TURNS):
+        total, ratio = chances(active)
+        before = q[active].copy(), f[active].copy()
+        if how.robust:
+            slope = (ratio - 1.0) / (1.0 + f[active, None] * (ratio - 1.0))
+            steepest = np.maximum((slope**2).sum(1), 1e-300)
+            f[active] = (f[active] + slope.sum(1) / steepest).clip(1e-4, LARGEST_FRACTION)
+        if how.jitter:
+            excess = factors(active, ratio) * square[active] - total
+            weight = used[active] / total**2
+            q[active] = np.maximum(
+                0.0, q[active] + (weight * excess).sum(1) / np.maximum(weight.sum(1), 1e-300))
+        moved = (np.abs(q[active] - before[0]) > 1e-6 * (q[active] + 1e-3)) | (
+            np.abs(f[active] - before[1]) > 1e-6)
+        active = active[moved]
+        if not len(active):
+            break
+    everyone = np.arange(len(q))
+    found = np.where(used, factors(everyone, chances(everyone)[1]), 1.0)
+    return np.sqrt(q * unit) * (used.any(1)), f, found
+
+
+def _median(values: Array, used: NDArray[np.bool_]) -> Array:
+    """Return the median of each row's used values; 0 where there are none."""
+    held = np.sort(np.where(used, values, np.inf), axis=1)
+    count = used.sum(1)
+    rows = np.arange(len(values))
+    middle = 0.5 * (held[rows, np.maximum(0, (count - 1) // 2)]
+                    + held[rows, np.minimum(values.shape[1] - 1, count // 2)])
+    return np.where(count > 0, middle, 0.0)
+
+
+def judge(
+    residual: Array, variance: Array, how: Weighting, used: NDArray[np.bool_]
+) -> tuple[Array, Array, dict[str, Array]]:
+    """Return the jitter, the factors for squared weights, and what was found.
+
+    Parameters
+    ----------
+    residual, variance : (n_star, n) arrays
+        In units of the continuum.
+    used : (n_star, n) bool
+
+    Returns
+    -------
+    jitter : (n_star,) array
+    factor : (n_star, n) array
+    found : dict of str to (n_star,) array
         ``jitter`` and ``outliers`` (their fraction), where they are asked for, and ``excess``:
         the mean of residual^2 / variance, outliers at their weight, before any jitter.
     """
-    if len(residual) == 0:
-        return 0.0, np.ones(0), {"excess": 0.0}
-    jitter, fraction, factor = most_likely(residual, variance, how)
-    found = {"excess": float(np.mean(factor * residual**2 / variance))}
+    jitter, fraction, factor = most_likely(residual, variance, how, used)
+    square = np.divide(factor * residual**2, variance, out=np.zeros_like(variance), where=used)
+    found = {"excess": square.sum(1) / np.maximum(1, used.sum(1))}
     if how.jitter:
         found["jitter"] = jitter
     if how.robust:

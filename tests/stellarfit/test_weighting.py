@@ -35,10 +35,10 @@ def test_jitter_is_what_the_noise_lacks() -> None:
     variance = rng.uniform(0.5, 2.0, 20_000)
     residual = rng.normal(size=20_000) * np.sqrt(variance + 1.5**2)
     for how in (Weighting(), Weighting(robust=False)):
-        assert most_likely(residual, variance, how)[0] == pytest.approx(1.5, rel=0.03)
+        assert most_likely(residual[None], variance[None], how)[0] == pytest.approx(1.5, rel=0.03)
         quiet = rng.normal(size=20_000) * np.sqrt(0.8 * variance)
-        assert most_likely(quiet, variance, how)[0] == 0.0
-    assert most_likely(residual, variance, Weighting(jitter=False))[0] == 0.0
+        assert most_likely(quiet[None], variance[None], how)[0] == 0.0
+    assert most_likely(residual[None], variance[None], Weighting(jitter=False))[0] == 0.0
 
 
 def test_jitter_and_outliers_are_told_apart() -> None:
@@ -46,7 +46,7 @@ def test_jitter_and_outliers_are_told_apart() -> None:
     residual = rng.normal(size=20_000) * np.sqrt(1.0 + 2.0**2)
     hit = rng.random(20_000) < 0.04
     residual[hit] *= 10.0
-    jitter, fraction, _ = most_likely(residual, np.ones(20_000), Weighting())
+    jitter, fraction, _ = most_likely(residual[None], np.ones((1, 20_000)), Weighting())
     assert jitter == pytest.approx(2.0, rel=0.03)
     assert fraction == pytest.approx(0.04, abs=0.005)
 
@@ -56,11 +56,11 @@ def test_outliers_lose_their_weight_and_good_pixels_keep_theirs() -> None:
     residual = rng.normal(size=2_000)
     residual[::50] += 30.0
     alone = Weighting(jitter=False)
-    _, fraction, factor = most_likely(residual, np.ones(2_000), alone)
+    _, fraction, factor = most_likely(residual[None], np.ones((1, 2_000)), alone)
     assert fraction == pytest.approx(0.02, abs=0.01)
-    assert (factor[::50] < 0.02).all()
+    assert (factor[0, ::50] < 0.02).all()
     assert np.median(factor) > 0.99
-    _, none, clean = most_likely(rng.normal(size=2_000), np.ones(2_000), alone)
+    _, none, clean = most_likely(rng.normal(size=(1, 2_000)), np.ones((1, 2_000)), alone)
     assert none < 0.005
     assert clean.mean() > 0.99
 
@@ -153,7 +153,7 @@ def test_a_calibration_of_another_emulator_or_no_calibration_is_refused(
 def test_heavy_tails_do_not_stop_the_search_for_the_jitter() -> None:
     rng = np.random.default_rng(7)
     residual = np.where(rng.random(5_000) < 0.4, 50.0, 1.0) * rng.standard_normal(5_000)
-    jitter, _, _ = most_likely(residual, np.ones(5_000), Weighting(robust=False))
+    jitter, _, _ = most_likely(residual[None], np.ones((1, 5_000)), Weighting(robust=False))
     assert jitter == pytest.approx(np.sqrt(np.mean(residual**2) - 1.0), rel=1e-3)
 
 

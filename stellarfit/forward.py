@@ -247,7 +247,8 @@ class ForwardModel:
             return _tangent(lambda s: self._kernel(s, n_grid, nodes), stages, direction)
         vsini, _, epsilon = stages[..., :len(SHARED)].unsqueeze(-2).unbind(-1)
         frequency = frequencies(n_grid, self.log_step, stages.device) / SPEED_OF_LIGHT
-        return turned * frequency * rotation.slope(frequency * vsini, epsilon, nodes=nodes)
+        return torch.as_tensor(
+            turned * frequency * rotation.slope(frequency * vsini, epsilon, nodes=nodes))
 
     def _weights(self, stages: Tensor, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
         """Return how each arm's pixels sum up the grid's points."""

@@ -19,7 +19,8 @@ the exponential of a polynomial in the same labels, fitted to the sample.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -34,6 +35,13 @@ REGION = ("teff", "logg", "fe_h")
 LEAST = 40.0
 #: largest error that is stored as it is: +-0.5 in 16 bits
 _UNIT = 0.5 / 32767
+#: side of a cell of labels, in standard deviations of the sample; the least width of a
+#: neighbourhood is 0.2
+CELL = 0.2
+#: of principal components
+NEGLIGIBLE = 0.05
+#: cells that are kept
+KEPT = 128
 #: spectra per coefficient that the polynomial needs
 PER_TERM = 10
 
@@ -52,6 +60,8 @@ class ErrorModel:
 
     errors: Tensor
     labels: Tensor
+    #: by cell of the labels, with the size of errors in its middle
+    _modes: dict[bytes, tuple[Tensor, float]] = field(default_factory=dict, repr=False)
 
     def weights(self, labels: NDArray[np.float64], label_set: LabelSet) -> Tensor:
         """Return the weights (n_sample,) of the sample for a star with labels (n_label,).
@@ -95,9 +105,14 @@ class ErrorModel:
                 each += [z[:, i] * z[:, j] for i in range(len(columns)) for j in range(i + 1)]
             return np.column_stack(each)
 
-        rms = np.sqrt(np.mean(self.errors.double().numpy() ** 2, axis=1)).clip(min=_UNIT)
-        fitted = np.linalg.lstsq(terms(sample), np.log(rms), rcond=None)[0]
+        fitted = np.linalg.lstsq(terms(sample), np.log(self._rms), rcond=None)[0]
         return np.asarray(np.exp(terms(np.atleast_2d(labels)[:, columns]) @ fitted))
+
+    @cached_property
+    def _rms(self) -> NDArray[np.float64]:
+        """Of each spectrum's errors."""
+        rms = np.sqrt(np.mean(self.errors.double().numpy() ** 2, axis=1))
+        return np.asarray(rms.clip(min=_UNIT))
 
     def without(self, star: int) -> ErrorModel:
         """Return the sample without one of its spectra: to judge a fit of that very star."""
@@ -109,6 +124,36 @@ class ErrorModel:
         weights = self.weights(labels, label_set).numpy()
         size = self.size(labels, label_set) / self.size(self.labels.numpy(), label_set)
         return torch.as_tensor(np.sqrt(weights) * size)[:, None] * self.errors.double()
+
+    def modes(self, labels: NDArray[np.float64], label_set: LabelSet) -> Tensor:
+        """Return errors (n_mode, n_pix) float32 whose sum of squares is that of :meth:`near`.
+
+        They are principal components of the sample, those that together hold less than
+        `NEGLIGIBLE` of the square left out, and the others made to hold it.  Who has a say in them
+        is decided by cells of the labels, so that a survey computes them a few hundred times.
+        """
+        columns = [label_set.index(n) for n in REGION if n in label_set.names]
+        at = np.array(labels, dtype=float)
+        if not np.isfinite(at[columns]).all():
+            raise ValueError("labels must be finite numbers")
+        sample = self.labels[:, columns].numpy()
+        cell = CELL * np.maximum(sample.std(axis=0), 1e-12)
+        place = np.round((at[columns].clip(sample.min(0), sample.max(0)) - sample[0]) / cell)
+        key = place.tobytes()
+        if key not in self._modes:
+            middle = at.copy()
+            middle[columns] = sample[0] + place * cell
+            near = self.near(middle, label_set)
+            squares, vectors = torch.linalg.eigh(near @ near.T)      # in rising order
+            counts = squares.cumsum(0) > NEGLIGIBLE * squares.sum()
+            held = squares[counts].sum() / squares.sum()
+            for old in list(self._modes)[:max(0, len(self._modes) - KEPT + 1)]:
+                del self._modes[old]
+            self._modes[key] = (
+                (vectors[:, counts].T @ near / torch.sqrt(held)).float(),
+                float(self.size(middle, label_set)[0]))
+        modes, size = self._modes[key]
+        return modes * (float(self.size(at, label_set)[0]) / size)
 
     def sigma(self, labels: NDArray[np.float64], label_set: LabelSet) -> NDArray[np.float64]:
         """Return the rms error (n_pix,) near labels (n_label,), at the training pixels."""

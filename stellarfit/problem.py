@@ -23,7 +23,7 @@ from stellarfit.weighting import EmulatorNoise, Weighting, emulator_noise, judge
 
 Array = NDArray[np.float64]
 #: a star's emulator errors are those of where it was before, less than this in typical sizes away
-ERRORS_REACH = 0.3
+ERRORS_REACH = 1.0
 
 
 @dataclass(frozen=True, eq=False)

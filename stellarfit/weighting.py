@@ -40,9 +40,6 @@ OUTLIER = 10.0
 LARGEST_FRACTION = 0.05
 #: turns of the search for jitter and outliers; a few suffice
 MOST_TURNS = 200
-#: principal components of the errors that together hold less of their square are left out, and
-#: the others made to hold it
-NEGLIGIBLE = 0.05
 
 
 @dataclass(frozen=True)
@@ -97,12 +94,8 @@ def emulator_noise(
         return None
     at = torch.as_tensor(theta, dtype=torch.float64, device=emulator.device)
     labels = model.labels(at[None])[0].cpu().numpy()
-    sample = emulator.errors.near(labels, emulator.labels)[:, model.pixels]
-    squares, vectors = torch.linalg.eigh(sample @ sample.T)      # in rising order
-    counts = squares.cumsum(0) > NEGLIGIBLE * squares.sum()
-    held = squares[counts].sum() / squares.sum()
-    modes = (vectors[:, counts].T @ sample / torch.sqrt(held)).float().to(emulator.device)
-    seen = model.through(modes, at).double()
+    modes = emulator.errors.modes(labels, emulator.labels)[:, model.pixels]
+    seen = model.through(modes.to(emulator.device), at).double()
     square = (seen**2).sum(0)
     width = torch.cat([square.new_full((part.shape[1],), width_of(part))
                        for part in torch.split(seen, [len(arm) for arm in model.arms], dim=1)])

@@ -46,6 +46,25 @@ def test_errors_are_saved_with_the_emulator_in_steps_of_sixteen_bits(
     assert torch.equal(load(load(tmp_path).save(tmp_path / "b")).errors.errors, again.errors)
 
 
+def test_modes_hold_the_mean_square_and_forget_little_of_how_pixels_move_together() -> None:
+    model = sample(80)
+    shared = 0.02 * np.random.default_rng(4).standard_normal((80, 1))
+    model = ErrorModel(model.errors + torch.as_tensor(shared, dtype=torch.float32), model.labels)
+    star = np.array([3.0, 0.0, 5500.0, -0.2])
+    modes, near = model.modes(star, LABELS).double(), model.near(star, LABELS)
+    assert float((modes**2).sum()) == pytest.approx(float((near**2).sum()), rel=0.2)
+    along = torch.ones(30, dtype=torch.float64) / np.sqrt(30)
+    assert float((modes @ along).square().sum()) == pytest.approx(
+        float((near @ along).square().sum()), rel=0.3)
+    # what is computed for one star serves those beside it, at the size of their own errors
+    beside = star + [0.0, 0.3, 1.0, 0.001]
+    ratio = model.modes(beside, LABELS).double() / modes
+    expected = model.size(beside, LABELS) / model.size(star, LABELS)
+    np.testing.assert_allclose(ratio, expected[0] * np.ones(ratio.shape), rtol=1e-5)
+    with pytest.raises(ValueError, match="finite"):
+        model.modes(np.array([np.nan, 0.0, 5500.0, -0.2]), LABELS)
+
+
 def test_an_emulator_that_was_not_measured_has_none(emulator: Emulator, tmp_path: Path) -> None:
     assert load(emulator.save(tmp_path)).errors is None
 

@@ -9,6 +9,7 @@ must be the same file.  Then a disk that is full, and a folder that cannot be wr
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -17,6 +18,11 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+
+import click
+import numpy as np
+
+from stellarfit.survey.running import merge, status
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -96,3 +102,141 @@ def killed_until_done(
 def progress(folder: Path) -> int:
     """Return how many shards are there."""
     return len(list((folder / "shards").glob("[0-9]*.h5")))
+
+
+def mock_files(folder: Path, stars: int, *, cut: int, flipped: int) -> None:
+    """Write files of a small emulator's stars, some cut short, some with a bit flipped."""
+    import torch
+    from astropy.table import Table
+
+    from benchmarks.sbc import PIXELS, STAGES, drawn, quick_emulator, telescope
+
+    emulator = quick_emulator()
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(5)
+    damaged = rng.permutation(stars)[:cut + flipped]
+    for k in range(stars):
+        path = folder / f"star{k:05}.fits"
+        if path.exists():
+            continue
+        noise, truth, snr = drawn(k)
+        model = telescope(emulator, {}, **{n: truth[n] for n in STAGES})
+        theta = torch.tensor([[truth[n] for n in model.parameters.names]], dtype=torch.float64)
+        flux = model.flux(theta)[0].double().numpy()
+        flux = flux + noise.standard_normal(len(flux)) / snr
+        table = Table({"wavelength": PIXELS, "flux": flux, "ivar": np.full(len(flux), snr**2)},
+                      units={"wavelength": "Angstrom"},
+                      meta={"MEDIUM": emulator.medium, "OBJECT": f"s{k}"})
+        table.write(path)
+        if k in damaged:
+            content = bytearray(path.read_bytes())
+            place = int(np.random.default_rng([6, k]).integers(len(content)))
+            if k in damaged[:cut]:
+                content = content[:place]
+            else:
+                content[place] ^= 1 << (k % 8)
+            path.write_bytes(content)
+
+
+def same(one: Any, other: Any) -> bool:
+    """Return whether two catalogues are the same, row for row and bit for bit."""
+    return one.colnames == other.colnames and all(
+        np.array_equal(np.asarray(one[n]), np.asarray(other[n]),
+                       equal_nan=one[n].dtype.kind == "f") for n in one.colnames)
+
+
+def killed_scheduler(files: Path, folder: Path, emulator: Path, fit: dict[str, Any],
+                     kills: int) -> int:
+    """Run a survey on a dask cluster of its own processes, whose scheduler is killed."""
+    rng, done = random.Random(3), 0
+    while True:
+        address = f"tcp://127.0.0.1:{rng.randint(20_000, 40_000)}"
+        port = address.rsplit(":", 1)[1]
+        quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        scheduler = subprocess.Popen([sys.executable, "-m", "distributed.cli.dask_scheduler",
+                                      "--host", "127.0.0.1", "--port", port,
+                                      "--no-dashboard"], **quiet)
+        workers = [subprocess.Popen([sys.executable, "-m", "distributed.cli.dask_worker", address,
+                                     "--nthreads", "1", "--nworkers", "1", "--no-dashboard",
+                                     "--death-timeout", "20"], **quiet) for _ in range(2)]
+        client = subprocess.Popen([*command(files, folder, emulator, **fit), "--scheduler",
+                                   address], **quiet)
+        before = progress(folder)
+        while client.poll() is None and (done >= kills or progress(folder) <= before):
+            time.sleep(0.05)
+        if client.poll() is None:
+            time.sleep(rng.uniform(0.0, 1.0))
+            scheduler.kill()
+            done += 1
+        try:
+            code = client.wait(timeout=120.0)
+        except subprocess.TimeoutExpired:
+            client.kill()
+            code = -1
+        for process in (scheduler, *workers):
+            process.kill()
+            process.wait()
+        if code == 0:
+            return done
+
+
+def full_disk(files: Path, folder: Path, emulator: Path, fit: dict[str, Any]) -> dict[str, Any]:
+    """Run a survey whose shards find no room, then one whose folder cannot be written to."""
+    import resource
+
+    def no_room() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (16_384, 16_384))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    found = subprocess.run(command(files, folder, emulator, **{**fit, "workers": 1}),
+                           capture_output=True, text=True, preexec_fn=no_room)
+    blocked = folder.with_name("a-file")
+    blocked.write_text("in the way")
+    other = subprocess.run(command(files, blocked / "survey", emulator, **fit),
+                           capture_output=True, text=True)
+    return {"full disk: exit code": found.returncode,
+            "full disk: said": found.stderr.strip().splitlines()[-1][:300],
+            "full disk: shards left": len(list(folder.rglob("*.h5"))) - 1,
+            "no folder: exit code": other.returncode,
+            "no folder: said": other.stderr.strip().splitlines()[-1][:300]}
+
+
+@click.command(help=__doc__)
+@click.option("--stars", default=2000, show_default=True)
+@click.option("--kills", default=30, show_default=True, help="Of workers and of the client.")
+@click.option("--schedulers", default=3, show_default=True, help="Kills of the scheduler.")
+@click.option("--folder", default=Path("out") / "survey-faults", type=click.Path(path_type=Path),
+              show_default=True)
+def main(stars: int, kills: int, schedulers: int, folder: Path) -> None:
+    """Fit in peace, then not."""
+    from benchmarks.sbc import QUICK
+
+    mock_files(folder / "spectra", stars, cut=min(100, stars // 10),
+               flipped=min(100, stars // 10))
+    fit: dict[str, Any] = {"shard": 32, "batch": 32, "workers": 2,
+                           "free": "teff,logg,vmic,fe_h,mg_fe,rv,vsini"}
+    clock = time.monotonic()
+    subprocess.run(command(folder / "spectra", folder / "peace", QUICK, **fit), check=True)
+    peace = merge(folder / "peace", folder / "peace.fits")
+    found: dict[str, Any] = {
+        "stars": stars, "seconds_in_peace": time.monotonic() - clock,
+        "cut_short": min(100, stars // 10), "bits_flipped": min(100, stars // 10),
+        "without_a_fit": status(folder / "peace").failed}
+    clock = time.monotonic()
+    found["kills"] = killed_until_done(
+        folder / "spectra", folder / "killed", QUICK, kills=kills, shard=32, batch=32, seed=8,
+        free=fit["free"], fix=())
+    found["seconds_killed"] = time.monotonic() - clock
+    killed = merge(folder / "killed", folder / "killed.fits")
+    found |= {"rows": len(killed), "same": same(killed, peace)}
+    found["scheduler_kills"] = killed_scheduler(
+        folder / "spectra", folder / "scheduler", QUICK, {k: v for k, v in fit.items()
+                                                          if k != "workers"}, schedulers)
+    found["scheduler_same"] = same(merge(folder / "scheduler", folder / "s.fits"), peace)
+    found |= full_disk(folder / "spectra", folder / "full", QUICK, fit)
+    (RESULTS / "survey-faults.json").write_text(json.dumps(found, indent=1) + "\n")
+    print(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -33,8 +33,8 @@ def test_the_public_names_are_these_and_can_be_had():
     ]
     assert stellarfit.__all__ == [
         "Calibration", "FitResult", "Flag", "Instrument", "Posterior", "Spectrum", "calibrate",
-        "compare", "fit", "fit_batch", "from_specutils", "load_calibration", "load_posterior",
-        "load_result", "read", "read_all", "sample", "sample_batch",
+        "compare", "fit", "fit_batch", "fit_many", "from_specutils", "load_calibration",
+            "load_posterior", "load_result", "read", "read_all", "sample", "sample_batch",
     ]
     for module in (emulators, stellarfit):
         assert all(getattr(module, name).__doc__ for name in module.__all__)

@@ -57,7 +57,7 @@ def test_modes_hold_the_mean_square_and_forget_little_of_how_pixels_move_togethe
     assert float((modes @ along).square().sum()) == pytest.approx(
         float((near @ along).square().sum()), rel=0.3)
     # what is computed for one star serves those beside it, at the size of their own errors
-    beside = star + [0.0, 0.3, 1.0, 0.001]
+    beside = np.array([3.0, 0.3, 5501.0, -0.199])
     ratio = model.modes(beside, LABELS).double() / modes
     expected = model.size(beside, LABELS) / model.size(star, LABELS)
     np.testing.assert_allclose(ratio, expected[0] * np.ones(ratio.shape), rtol=1e-5)

@@ -188,7 +188,8 @@ def full_disk(files: Path, folder: Path, emulator: Path, fit: dict[str, Any]) ->
         resource.setrlimit(resource.RLIMIT_FSIZE, (16_384, 16_384))
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 
-    found = subprocess.run(command(files, folder, emulator, **{**fit, "workers": 1}),
+    few = files / "star000[0-5]*.fits"  # whose list is smaller than their rows
+    found = subprocess.run(command(few, folder, emulator, **{**fit, "workers": 1}),
                            capture_output=True, text=True, preexec_fn=no_room)
     blocked = folder.with_name("a-file")
     blocked.write_text("in the way")
@@ -196,7 +197,7 @@ def full_disk(files: Path, folder: Path, emulator: Path, fit: dict[str, Any]) ->
                            capture_output=True, text=True)
     return {"full disk: exit code": found.returncode,
             "full disk: said": found.stderr.strip().splitlines()[-1][:300],
-            "full disk: shards left": len(list(folder.rglob("*.h5"))) - 1,
+            "full disk: shards": len(list((folder / "shards").iterdir())),
             "no folder: exit code": other.returncode,
             "no folder: said": other.stderr.strip().splitlines()[-1][:300]}
 

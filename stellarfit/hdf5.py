@@ -4,12 +4,15 @@ damaged says so when it is opened to be read.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
+
+from emulators.files import atomic_write
 
 
 def write_arrays(group: Any, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -18,6 +21,29 @@ def write_arrays(group: Any, arrays: Mapping[str, NDArray[Any]]) -> None:
         # what has no elements has no chunks to check either
         checked = {"fletcher32": True, "chunks": values.shape} if values.size else {}
         group.create_dataset(name, data=values, **checked)
+
+
+@contextmanager
+def in_memory(path: str | Path) -> Iterator[Any]:
+    """Give a new file, that is written to disk in one go when the block ends well.
+
+    HDF5 takes the process with it when it finds the disk full; so it does not meet the disk.
+
+    Raises
+    ------
+    OSError
+        When it cannot be written; what was there stays.
+    """
+    import h5py
+
+    content = io.BytesIO()
+    with h5py.File(content, "w") as file:
+        yield file
+    try:
+        with atomic_write(path) as temporary:
+            temporary.write_bytes(content.getbuffer())
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 @contextmanager

@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from emulators.files import atomic_write, read_description, write_json
-from stellarfit.hdf5 import opened, write_arrays
+from emulators.files import read_description, write_json
+from stellarfit.hdf5 import in_memory, opened, write_arrays
 from stellarfit.priors import Colour, Gaussian, Uniform
 from stellarfit.survey.catalogue import Arrays
 from stellarfit.survey.engine import Engine, Status
@@ -245,9 +245,7 @@ def digest(arrays: Mapping[str, NDArray[Any]]) -> str:
 
 
 def _write(path: Path, form: str, arrays: Arrays, said: Mapping[str, Any]) -> None:
-    import h5py
-
-    with atomic_write(path) as temporary, h5py.File(temporary, "w") as file:
+    with in_memory(path) as file:
         file.attrs["format"] = form
         file.attrs["said"] = json.dumps(dict(said))
         file.attrs["sha256"] = digest(arrays)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from emulators.files import atomic_write
+from stellarfit.hdf5 import in_memory
 from stellarfit.result import FitResult
 from stellarfit.survey.engine import Outcome
 
@@ -25,7 +25,7 @@ def keeping(
     import h5py
 
     path = Path(path)
-    with atomic_write(path) as temporary, h5py.File(temporary, "w") as file:
+    with in_memory(path) as file:
         given = set()
 
         def keep(number: int, outcome: Outcome) -> None:

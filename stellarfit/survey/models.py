@@ -6,9 +6,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from stellarfit.hdf5 import in_memory
-from stellarfit.result import FitResult
+from stellarfit.hdf5 import in_memory, opened
+from stellarfit.result import FitResult, read_from
 from stellarfit.survey.engine import Outcome
+from stellarfit.survey.folder import Survey
+
+FORM = "stellarfit-models-1"
 
 
 @contextmanager
@@ -26,6 +29,7 @@ def keeping(
 
     path = Path(path)
     with in_memory(path) as file:
+        file.attrs["format"] = FORM
         given = set()
 
         def keep(number: int, outcome: Outcome) -> None:
@@ -38,3 +42,30 @@ def keeping(
             with h5py.File(path, "r") as before:
                 for name in set(before) - given:
                     before.copy(name, file)
+
+
+def result(source: str | Path, index: int) -> FitResult:
+    """Return the result of a star in full.
+
+    Parameters
+    ----------
+    source : path
+        The folder of a survey that was run with models, or the file of `fit_many`'s.
+    index : int
+        Of the catalogue's row.
+
+    Raises
+    ------
+    FileNotFoundError
+        When there are no models.
+    ValueError
+        For a star that has none, or a damaged file.
+    """
+    path = Path(source)
+    if path.is_dir():
+        survey = Survey.open(path)
+        path = survey.models_of(index // survey.size)
+    with opened(path, "file of models", FORM) as file:
+        if str(index) not in file:
+            raise ValueError(f"'{path}' has no result of a star {index}; the catalogue says why")
+        return read_from(file[str(index)])

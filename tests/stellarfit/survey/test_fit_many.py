@@ -88,6 +88,10 @@ def test_models_are_kept_in_full_when_asked(
         assert sorted(file) == ["1", "2"]
         assert len(file["1"]["model"]) == len(stars[0][0])
         assert file["2"]["values"][0] == table["teff"][2]
+    again = stellarfit.survey.result(tmp_path / "models.h5", 2)
+    assert again.labels["teff"] == table["teff"][2]
+    with pytest.raises(ValueError, match="no result of a star 0"):
+        stellarfit.survey.result(tmp_path / "models.h5", 0)
 
 
 def test_aliases_are_those_of_the_surveys(

@@ -16,10 +16,12 @@ from click.testing import CliRunner
 
 import stellarfit
 from emulators.workers import Workers
+from stellarfit import survey
 from stellarfit.cli import main
 from stellarfit.survey.engine import Status
 from stellarfit.survey.folder import OtherSurveyError, Survey
 from stellarfit.survey.running import HoleError, Maker, merge, run, status
+from stellarfit.survey.targets import find_targets
 from tests.stellarfit.survey.conftest import SETTINGS, write
 
 pytest.importorskip("distributed", reason="needs the extra [survey]")
@@ -93,7 +95,10 @@ def test_failed_stars_are_tried_again_when_asked(
     write(stars[0][5], files / "star05.fits", "s5")
     assert run(None, folder, workers=1, progress=False).failed == 2
     assert run(None, folder, workers=1, retry_failed=True, progress=False).failed == 1
-    assert Survey.open(folder).models_of(0).exists()
+    assert survey.result(folder, 5).name == "s5"
+    assert survey.result(folder, 30).name == "s30"
+    with pytest.raises(ValueError, match="no result of a star 21"):
+        survey.result(folder, 21)
     table = merge(folder, tmp_path / "s.fits")
     assert table["status"][5] == 0
     # as if it had never been broken
@@ -106,7 +111,7 @@ def test_failed_stars_are_tried_again_when_asked(
 def test_a_folder_holds_one_survey(
     files: Path, settings: dict[str, Any], tmp_path: Path
 ) -> None:
-    targets = stellarfit.survey.targets.find_targets(files)
+    targets = find_targets(files)
     plain = {k: v for k, v in settings.items() if k != "progress"}
     first = Survey.begin(tmp_path / "s", targets, plain, size=16)
     assert Survey.begin(tmp_path / "s", targets, plain, size=99).size == first.size == 16
@@ -133,10 +138,9 @@ def test_a_star_that_kills_its_process_has_a_row_and_the_others_their_labels(
     files: Path, settings: dict[str, Any], tmp_path: Path
 ) -> None:
     plain = {k: v for k, v in settings.items() if k != "progress"}
-    survey = Survey.begin(tmp_path / "s", stellarfit.survey.targets.find_targets(files), plain,
-                          size=16)
-    with Workers(DeadlyMaker(survey), 1, patience=2) as pool:
-        made = list(pool.make([np.array([n]) for n in range(survey.shards)]))
+    opened = Survey.begin(tmp_path / "s", find_targets(files), plain, size=16)
+    with Workers(DeadlyMaker(opened), 1, patience=2) as pool:
+        made = list(pool.make([np.array([n]) for n in range(opened.shards)]))
     assert [m.error for m in made] == [""] * 3
     table = merge(tmp_path / "s", tmp_path / "s.fits")
     assert table["status"][9] == Status.CRASHED
@@ -167,16 +171,15 @@ def test_a_full_disk_is_said_and_what_is_done_stays(
     files: Path, settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = {k: v for k, v in settings.items() if k != "progress"}
-    survey = Survey.begin(tmp_path / "s", stellarfit.survey.targets.find_targets(files), plain,
-                          size=16)
-    Maker(survey)(np.array([0]))
+    opened = Survey.begin(tmp_path / "s", find_targets(files), plain, size=16)
+    Maker(opened)(np.array([0]))
     import stellarfit.survey.folder as folder_module
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(folder_module, "write_arrays", full)
-    made = Maker(survey)(np.array([1]))
+    made = Maker(opened)(np.array([1]))
     assert made.fatal
     assert "No space left" in made.error
     assert status(tmp_path / "s").done == 16

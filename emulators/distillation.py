@@ -30,7 +30,7 @@ from emulators.training import recipe_of, train
 SHARPER = 1.5
 #: spectra that the components are taken from
 FOR_COMPONENTS = 4096
-RECIPE = Recipe(steps=20_000, batch=128, learning_rate=1e-3, optimiser="adamw",
+RECIPE = Recipe(steps=20_000, batch=128, learning_rate=2e-3, matrix_rate=2e-2, ema=0.999,
                 weight_decay=0.0, validate_every=1000, checkpoint_every=1000)
 
 

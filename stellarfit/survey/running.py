@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -277,11 +278,17 @@ def _left(survey: Survey, again: bool, retry: bool) -> list[int]:
     return found
 
 
+#: seconds after which a file under a temporary name is nobody's: writing one takes a moment
+ABANDONED = 60.0
+
+
 def clear_temporaries(*folders: Path) -> None:
-    """Remove what kills have left under temporary names."""
+    """Remove what kills have left under temporary names, and nothing that is being written."""
     for folder in folders:
         for path in folder.glob(".*.h5") if folder.is_dir() else ():
-            path.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > ABANDONED:
+                    path.unlink()
 
 
 def merge(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,8 +57,7 @@ def find_targets(inputs: str | Path | Iterable[str | Path], *, single: bool = Fa
         files += _files(str(one))
     if not files:
         raise ValueError("no spectra: give files, patterns or folders")
-    if len(set(files)) < len(files):
-        twice = next(f for f in files if files.count(f) > 1)
+    if twice := next((f for f, n in Counter(files).items() if n > 1), ""):
         raise ValueError(f"'{twice}' is given more than once: every input is one row")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # who is to be fitted is read again

@@ -20,7 +20,7 @@ from stellarfit import survey
 from stellarfit.cli import main
 from stellarfit.survey.engine import Status
 from stellarfit.survey.folder import OtherSurveyError, Survey
-from stellarfit.survey.running import HoleError, Maker, merge, run, status
+from stellarfit.survey.running import HoleError, Maker, clear_temporaries, merge, run, status
 from stellarfit.survey.targets import find_targets
 from tests.stellarfit.survey.conftest import SETTINGS, write
 
@@ -164,7 +164,16 @@ def test_kills_lose_nothing(files: Path, settings: dict[str, Any], tmp_path: Pat
         values, kind = np.asarray(table[name]), table[name].dtype.kind
         assert np.array_equal(values, np.asarray(peaceful[name]).astype(values.dtype),
                               equal_nan=kind == "f"), name
-    assert not list((tmp_path / "s").rglob(".*.h5"))
+    assert status(tmp_path / "s").done == 40
+
+
+def test_what_kills_left_is_cleared_and_what_is_being_written_is_not(tmp_path: Path) -> None:
+    for name in (".old.h5", ".new.h5", "0000000.h5"):
+        (tmp_path / name).write_text("")
+        if name != ".new.h5":
+            os.utime(tmp_path / name, (0, 0))
+    clear_temporaries(tmp_path, tmp_path / "absent")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".new.h5", "0000000.h5"]
 
 
 def test_a_full_disk_is_said_and_what_is_done_stays(

@@ -235,7 +235,8 @@ def main(stars: int, kills: int, schedulers: int, folder: Path) -> None:
                                                           if k != "workers"}, schedulers)
     found["scheduler_same"] = same(merge(folder / "scheduler", folder / "s.fits"), peace)
     found |= full_disk(folder / "spectra", folder / "full", QUICK, fit)
-    (RESULTS / "survey-faults.json").write_text(json.dumps(found, indent=1) + "\n")
+    text = json.dumps(found, indent=1).replace(f"{folder}/", "")
+    (RESULTS / "survey-faults.json").write_text(text + "\n")
     print(json.dumps(found, indent=1))
 
 

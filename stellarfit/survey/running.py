@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -33,6 +34,7 @@ logger = logging.getLogger(__name__)
 PATIENCE = 3
 #: engines of this process, by survey
 _engines: dict[str, tuple[Engine, Files]] = {}
+_one_at_a_time = threading.Lock()
 
 
 def _engine(survey: Survey) -> tuple[Engine, Files]:
@@ -76,7 +78,9 @@ class Maker:
         """Make a shard and write it."""
         # Processes are what runs side by side; and sums in another order round otherwise.
         torch.set_num_threads(1)
-        return self._make(int(index[0]), self.fit)
+        # A dask worker may have several threads, which share the engine and the open file.
+        with _one_at_a_time:
+            return self._make(int(index[0]), self.fit)
 
     def lost(self, index: NDArray[np.int64], reason: str) -> Made:
         """Make a shard that ended its worker time and again: who is it?"""

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,19 @@ def test_kills_lose_nothing(files: Path, settings: dict[str, Any], tmp_path: Pat
         assert np.array_equal(values, np.asarray(peaceful[name]).astype(values.dtype),
                               equal_nan=kind == "f"), name
     assert status(tmp_path / "s").done == 40
+
+
+def test_threads_of_one_worker_do_not_swap_stars(
+    files: Path, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    run(files, tmp_path / "one", workers=1, shard=8, **settings)
+    plain = {k: v for k, v in settings.items() if k != "progress"}
+    opened = Survey.begin(tmp_path / "s", find_targets(files), plain, size=8)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(Maker(opened), [np.array([n]) for n in range(opened.shards)]))
+    merge(tmp_path / "one", tmp_path / "one.fits")
+    merge(tmp_path / "s", tmp_path / "s.fits")
+    assert (tmp_path / "s.fits").read_bytes() == (tmp_path / "one.fits").read_bytes()
 
 
 def test_what_kills_left_is_cleared_and_what_is_being_written_is_not(tmp_path: Path) -> None:

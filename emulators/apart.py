@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import parent_process
 from typing import Any
 
 #: what is said of it
@@ -49,8 +49,7 @@ class Apart:
             When the call ended its process.  What it raises itself is raised here.
         """
         if self._pool is None:
-            self._pool = ProcessPoolExecutor(1, initializer=_take,
-                                             initargs=(self._thing, os.getpid()))
+            self._pool = ProcessPoolExecutor(1, initializer=_take, initargs=(self._thing,))
         try:
             return self._pool.submit(_call, method, arguments).result()
         except BrokenProcessPool as error:
@@ -62,16 +61,18 @@ class Apart:
 _thing: Any = None
 
 
-def _take(thing: Any, parent: int) -> None:
+def _take(thing: Any) -> None:
     """Keep the object; leave an interrupt to the parent, and end when it has ended."""
     global _thing
     _thing = thing
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Not by its number: that is the fork server's, where processes are made by one.
+    parent = parent_process()
 
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1.0)
-        os._exit(1)
+        if parent is not None:
+            parent.join()
+            os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
 

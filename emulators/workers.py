@@ -4,10 +4,10 @@ dask cluster.
 
 from __future__ import annotations
 
+import time
 from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import ExitStack
-from itertools import islice
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,6 +17,8 @@ from emulators.apart import ENDED, Apart, EndedError
 
 #: shards given to each thread of the workers ahead of time
 AHEAD = 2
+#: times in a row that a task may come back cancelled, and seconds to wait after each
+MOST_CANCELLED, PAUSE = 60, 0.5
 
 
 class Maker(Protocol):
@@ -96,7 +98,7 @@ class Workers:
 
         # The result of a task rather than scattered data, which is lost with its workers.
         maker = self._client.submit(_hold, self.maker, pure=False)
-        left = iter(tasks)
+        left, cancelled = deque(tasks), 0
         numbers: dict[str, NDArray[np.int64]] = {}
         suspects: list[int] = []
 
@@ -105,20 +107,31 @@ class Workers:
             numbers[future.key] = index
             return future
 
-        ahead = AHEAD * max(1, sum(self._client.nthreads().values()))
-        first = [submit(index) for index in islice(left, ahead)]
-        pending = as_completed(first)
+        def more() -> Iterator[Any]:
+            """Yield what keeps the workers of this moment busy: others may have joined."""
+            ahead = AHEAD * max(1, sum(self._client.nthreads().values()))
+            while left and len(numbers) < ahead:
+                yield submit(left.popleft())
+
+        pending = as_completed(list(more()))
         for future in pending:
             index = numbers.pop(future.key)
             try:
                 yield future.result()
-            except CancelledError:  # all workers were gone for a while
-                pending.add(submit(index))
-                continue
+                cancelled = 0
+            except CancelledError:  # the scheduler has lost its workers, or we the scheduler
+                cancelled += 1
+                if cancelled > MOST_CANCELLED:
+                    raise ConnectionError(
+                        "the scheduler went away, or all its workers; what is done stays: begin "
+                        "again when they are back") from None
+                if maker.cancelled():
+                    maker = self._client.submit(_hold, self.maker, pure=False)
+                left.appendleft(index)
+                time.sleep(PAUSE)
             except KilledWorker:
                 suspects += index.tolist()
-            if (following := next(left, None)) is not None:
-                pending.add(submit(following))
+            pending.update(list(more()))
         # Who was with the culprit when it took the process is blamed as well: each by itself.
         for one in suspects:
             alone = np.array([one])

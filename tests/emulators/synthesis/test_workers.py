@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from emulators import workers as workers_module
 from emulators.apart import Apart
 from emulators.files import shipped_folder
 from emulators.synthesis.atmosphere import C3K, Atmosphere
@@ -99,3 +103,70 @@ def test_every_task_comes_back_however_many_there_are(small: dict[str, Any]) -> 
     with Workers(Maker(recipe, Deadly(0.0), C3K()), 1) as pool:
         made = list(pool.make([np.array([i]) for i in range(9)]))
     assert [m.index.tolist() for m in made] == [[i] for i in range(9)]
+
+
+FORKSERVER = '''
+import multiprocessing
+from pathlib import Path
+from emulators.apart import Apart
+if __name__ == "__main__":
+    multiprocessing.set_start_method("forkserver")
+    with Apart(Path("there")) as process:
+        print(process.call("joinpath", "here"))
+'''
+
+
+def test_a_process_made_by_a_fork_server_does_not_think_its_parent_gone(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(FORKSERVER)
+    said = subprocess.run([sys.executable, str(script)], capture_output=True, text=True,
+                          check=True, timeout=60)
+    assert said.stdout.strip() == "there/here"
+
+
+class Slow:
+    """Makes a shard of nothing in a moment."""
+
+    def __call__(self, index: NDArray[np.int64]) -> int:
+        time.sleep(0.05)
+        return int(index[0])
+
+    def lost(self, index: NDArray[np.int64], reason: str) -> int:
+        return -1
+
+
+@pytest.mark.filterwarnings("ignore")  # dask's own
+@pytest.mark.usefixtures("by_value")
+def test_who_loses_the_scheduler_goes_on_when_it_is_back() -> None:
+    """The client's connection breaks once: everything it had asked for is cancelled."""
+    with Workers(Slow(), 2) as pool:
+        made = []
+        for k, shard in enumerate(pool.make([np.array([i]) for i in range(30)])):
+            made.append(shard)
+            if k == 5:
+                pool._client.scheduler_comm.comm.abort()
+    assert sorted(made) == list(range(30))
+
+
+def cancelled_submit(client: Any) -> Any:
+    """Return a client's submit whose futures are cancelled at once."""
+    submit = client.submit
+
+    def cancelled(*arguments: Any, **options: Any) -> Any:
+        future = submit(*arguments, **options)
+        future.cancel()
+        return future
+
+    return cancelled
+
+
+@pytest.mark.filterwarnings("ignore")  # dask's own
+@pytest.mark.usefixtures("by_value")
+def test_a_scheduler_that_stays_away_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers_module, "MOST_CANCELLED", 3)
+    with Workers(Slow(), 2) as pool:
+        made = pool.make([np.array([i]) for i in range(300)])
+        next(made)
+        monkeypatch.setattr(pool._client, "submit", cancelled_submit(pool._client))
+        with pytest.raises(ConnectionError, match="what is done stays"):
+            list(made)

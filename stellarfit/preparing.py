@@ -80,6 +80,13 @@ def loaded(emulator: str | Path | Emulator) -> Emulator:
     return emulators.load(emulator)
 
 
+def listed(names: str | Sequence[str] | None) -> list[str] | None:
+    """Return names that may be given as one text with commas."""
+    if names is None:
+        return None
+    return [n.strip() for n in names.split(",")] if isinstance(names, str) else list(names)
+
+
 @dataclass(frozen=True, eq=False)
 class Plan:
     """What fits of stars on common pixels share.
@@ -126,7 +133,7 @@ def make_plan(
 ) -> Plan:
     """Return the plan for stars that are observed as the first; parameters as in :func:`fit`."""
     arms = first.arms
-    free = [n.strip() for n in free.split(",")] if isinstance(free, str) else free
+    free = listed(free)
     free = None if free is None else list(first.own(dict.fromkeys(free)))
     fixed, tied = first.own(_mapping("fixed", fixed)), first.own(_mapping("tied", tied))
     given = {n: as_prior(p) for n, p in first.own(_mapping("priors", priors)).items()}

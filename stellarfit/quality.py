@@ -32,6 +32,7 @@ class Flag(IntFlag):
     PRIOR_TENSION = 1 << 18
     STAGE_AT_LIMIT = 1 << 19
     EMULATOR_LIMITED = 1 << 20
+    NO_FIT = 1 << 21
 
 
 MEANINGS = {
@@ -57,6 +58,7 @@ MEANINGS = {
     Flag.PRIOR_TENSION: "the fit lies 3 sigma or more from a prior",
     Flag.STAGE_AT_LIMIT: "a resolution or broadening stands at the end of its range",
     Flag.EMULATOR_LIMITED: "the emulator's error is the larger part of a label's",
+    Flag.NO_FIT: "there is no fit: the status of the catalogue's row says why",
     Flag.MEDIUM_OVERRULED: "the medium given contradicts the file's; rv may be off by 80 km/s",
 }
 

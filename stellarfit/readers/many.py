@@ -220,7 +220,7 @@ def count_stars(path: Path) -> int:
 
     try:
         if is_table(path):
-            return len(TableOfSpectra(path, "air"))
+            return max(1, len(TableOfSpectra(path, "air")))
         if not read_bytes(path, 80).startswith(b"SIMPLE"):
             return 1
         from astropy.io import fits

@@ -24,6 +24,7 @@ from stellarfit.readers.content import (
     WAVELENGTH,
     Column,
     bad_pixels,
+    exponential,
     in_angstrom,
     read_bytes,
 )
@@ -65,7 +66,9 @@ def _holds_spectra(hdu: Any) -> bool:
 
 def _which(names: Sequence[str], what: str) -> str | None:
     """Return the column that holds something, the preferred name first."""
-    words = {Column(n, None).words[0]: n for n in names}
+    words: dict[str, str] = {}
+    for name in names:
+        words.setdefault(Column(name, None).words[0], name)
     return next((words[w] for w in HELD[what] if w in words), None)
 
 
@@ -87,9 +90,14 @@ class TableOfSpectra(Sequence[Spectrum]):
 
     def __init__(self, path: Path, medium: str | None = None) -> None:
         self.path = path
-        self._read = _parquet(path) if is_parquet(path) else _fits(path)
+        self._read: Any = _Parquet(path) if is_parquet(path) else _Fits(path)
         said = str(self._read.meta.get("medium", "")).strip().lower() or None
-        known = medium or said
+        column = self._column("wavelength") or self._column("log_wavelength")
+        named = Column(column, None).words[2] if column else ""
+        if named and medium not in (None, named):
+            raise ValueError(f"'{path}': the wavelengths are in {named} by the name of their "
+                             f"column, but medium={medium!r} was given; leave it out")
+        known = named or medium or said
         if known not in ("air", "vacuum"):
             raise ValueError(f"'{path}' does not say whether its wavelengths are in air or "
                              "vacuum; give medium='air' or medium='vacuum' (--medium)")
@@ -135,12 +143,13 @@ class TableOfSpectra(Sequence[Spectrum]):
         log = held.pop("log_wavelength", None)
         if (given := held.pop("wavelength", None)) is not None:
             column = self._column("wavelength") or ""
-            return in_angstrom(np.asarray(given, dtype=float), self._read.units.get(column, ""))
+            unit = self._read.units.get(column) or Column(column, None).words[1]
+            return in_angstrom(np.asarray(given, dtype=float), unit)
         if log is None and (shared := self._read.shared) is not None:
             return shared
         if log is None:
             raise ValueError(f"'{self.path}' has neither a column nor an image of wavelengths")
-        return 10.0 ** np.asarray(log, dtype=float)
+        return exponential(log)
 
 
 class _Fits:
@@ -159,7 +168,7 @@ class _Fits:
             for name in ("WAVELENGTH", "LOGLAM"):
                 if name in hdus and hdus[name].data is not None:
                     values = np.array(hdus[name].data, dtype=float).ravel()
-                    self.shared = 10.0**values if name == "LOGLAM" else in_angstrom(
+                    self.shared = exponential(values) if name == "LOGLAM" else in_angstrom(
                         values, str(hdus[name].header.get("BUNIT", "")))
                     break
         self.count = len(self.data)
@@ -199,11 +208,3 @@ class _Parquet:
         assert self._rows is not None
         value = self._rows[column][row - first].as_py()
         return np.array(value) if isinstance(value, list) else value
-
-
-def _fits(path: Path) -> Any:
-    return _Fits(path)
-
-
-def _parquet(path: Path) -> Any:
-    return _Parquet(path)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from emulators.files import atomic_write
 from stellarfit.parameters import Parameters
-from stellarfit.quality import names_of
+from stellarfit.quality import Flag, names_of
 from stellarfit.result import FitResult, describe_parameter
 from stellarfit.survey.engine import STATUS_MEANINGS, Outcome
 
@@ -86,7 +86,9 @@ def arrays_of(outcomes: Sequence[Outcome], parameters: Parameters) -> Arrays:
 
 def _row(outcome: Outcome, parameters: Parameters) -> dict[str, Any]:
     if not isinstance(outcome, FitResult):
-        return {"name": outcome.name, "status": int(outcome.status), "message": outcome.message,
+        nothing = {f"{n}_flags": VERDICTS["no information"] for n in parameters.names}
+        return {**nothing, "name": outcome.name, "status": int(outcome.status),
+                "message": outcome.message, "flags": int(Flag.NO_FIT), "flag_warn": True,
                 "flag_bad": True}
     r, said = outcome, outcome.provenance
     labels, errors = r.labels, r.errors
@@ -99,9 +101,8 @@ def _row(outcome: Outcome, parameters: Parameters) -> dict[str, Any]:
         "flag_warn": r.flags != 0, "flag_bad": bool(set(BAD) & set(names_of(r.flags))),
     }
     for name in parameters.names:
-        if name in labels:  # but for those of an arm that this star was not seen in
-            row |= {name: labels[name], f"e_{name}": errors[name],
-                    f"{name}_flags": VERDICTS.get(r.verdicts.get(name, "measured"), 0)}
+        row |= {name: labels[name], f"e_{name}": errors[name],
+                f"{name}_flags": VERDICTS[r.verdicts.get(name, "measured")]}
     return row
 
 
@@ -124,8 +125,7 @@ def to_table(
     """
     from astropy.table import Column, Table
 
-    if aliases not in (None, *ALIASES):
-        raise ValueError(f"unknown aliases {aliases!r}; valid: {', '.join(ALIASES)}")
+    check_aliases(aliases)
     known = {"index": ("i", "", "number of the input, from 0"),
              "file": ("U", "", "that holds the spectrum"),
              "star": ("i", "", "which of the file's stars, from 0"), **columns_of(parameters)}
@@ -133,6 +133,12 @@ def to_table(
     for name, (_, unit, text) in known.items():
         table[alias(name, aliases)] = Column(arrays[name], unit=unit or None, description=text)
     return table
+
+
+def check_aliases(aliases: str | None) -> None:
+    """Say so before anything is computed, if there are no such names."""
+    if aliases not in (None, *ALIASES):
+        raise ValueError(f"unknown aliases {aliases!r}; valid: {', '.join(ALIASES)}")
 
 
 def alias(name: str, survey: str | None) -> str:

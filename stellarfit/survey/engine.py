@@ -18,14 +18,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from threadpoolctl import threadpool_limits
 
 from emulators import Emulator
-from stellarfit.calibration import Calibration
+from stellarfit.calibration import Calibration, load_calibration
+from stellarfit.continuum import as_continuum
 from stellarfit.fitting import METHODS, best_of, conclude
+from stellarfit.instrument import instrument_for
+from stellarfit.noise import Noise
 from stellarfit.observation import Observation, observe
 from stellarfit.parameters import Parameters, make_parameters
-from stellarfit.preparing import DEFAULT_EMULATOR, Plan, loaded, make_plan
+from stellarfit.preparing import DEFAULT_EMULATOR, Plan, listed, loaded, make_plan
 from stellarfit.priors import Prior, as_prior
 from stellarfit.result import FitResult
 from stellarfit.weighting import Weighting
@@ -106,6 +110,13 @@ emulator_error, jitter, robust, correlation, seed
             raise ValueError(f"batch is {batch}; expected at least 1 star")
         self.batch, self.method = batch, method
         self.emulator = loaded(emulator)
+        _check_observing(instrument, resolution, continuum)
+        Noise(torch.ones(1, 1), correlation)
+        if isinstance(calibration, (str, Path)):
+            calibration = load_calibration(calibration)
+        if calibration is not None:
+            calibration.check(self.emulator)
+        free = listed(free)
         self._observing = {"emulator": self.emulator, "instrument": instrument,
                            "resolution": resolution, "continuum": continuum}
         self._planning: dict[str, Any] = {
@@ -144,10 +155,14 @@ emulator_error, jitter, robust, correlation, seed
                 spectrum = read()
             except FileNotFoundError as error:
                 return Failure(Status.MISSING, _said(error))
+            except (MemoryError, ModuleNotFoundError):
+                raise
             except Exception as error:  # a broken file may raise anything
                 return Failure(Status.UNREADABLE, _said(error))
             try:
                 return observe(spectrum, **self._observing)
+            except MemoryError:
+                raise
             except Exception as error:
                 return Failure(Status.UNUSABLE, _said(error), str(getattr(spectrum, "name", "")))
 
@@ -161,8 +176,11 @@ emulator_error, jitter, robust, correlation, seed
             with threadpool_limits(1, user_api="blas"), warnings.catch_warnings(), \
                     np.errstate(all="ignore"):
                 warnings.simplefilter("ignore")
-                problems = self._plan(pixels, stars[0]).problems(stars, alone=len(stars) == 1)
+                # A star by itself as one of many: who stands beside it must not show.
+                problems = self._plan(pixels, stars[0]).problems(stars, alone=False)
                 results = conclude(*best_of(problems, self.method))
+        except MemoryError:  # which is the machine's
+            raise
         except Exception as error:  # whatever it is, it is one star's own
             if len(stars) == 1:
                 found.update(dict.fromkeys(group, Failure(
@@ -185,6 +203,24 @@ emulator_error, jitter, robust, correlation, seed
                 del self._plans[old]
             self._plans[pixels] = make_plan(first, **self._planning)
         return self._plans[pixels]
+
+
+def _check_observing(instrument: Any, resolution: Any, continuum: Any) -> None:
+    """Say at once what is wrong with what each star would be observed with."""
+    def each(given: Any) -> list[Any]:
+        if isinstance(given, Mapping):
+            return list(given.values())
+        return list(given) if isinstance(given, (list, tuple)) else [given]
+
+    for name in each(instrument):
+        for value in each(resolution) if instrument is not None else ():
+            if name is not None:
+                instrument_for(name, value)
+    for value in each(resolution) if instrument is None else ():
+        if value is not None:
+            instrument_for(None, value)
+    for value in each(continuum):
+        as_continuum(3 if value is None else value)
 
 
 def _pixels(seen: Observation, number: int) -> Any:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from emulators.files import read_description, write_json
+from emulators.files import read_description, sha256, write_json
 from stellarfit.hdf5 import in_memory, opened, write_arrays
 from stellarfit.priors import Colour, Gaussian, Uniform
 from stellarfit.survey.catalogue import Arrays
@@ -33,6 +34,8 @@ from stellarfit.survey.targets import Target
 
 FORM, FORM_VERSION = "stellarfit survey", 1
 TARGETS, ROWS = "stellarfit-targets-1", "stellarfit-shard-1"
+#: settings that may be paths: the emulator's, whose tensors count, and files, whose contents do
+FILES = ("emulator", "instrument", "calibration")
 #: a row with one of these may come out otherwise at another time
 FOR_NOW = Status.MISSING | Status.UNREADABLE | Status.FAILED | Status.CRASHED
 
@@ -84,8 +87,16 @@ class Survey:
         """
         folder = Path(folder)
         plain: dict[str, Any] = json.loads(json.dumps(dict(settings), default=_plain))
+        for name in FILES:
+            if isinstance(given := plain.get(name), str) and Path(given).exists():
+                plain[name] = os.path.abspath(given)
         engine = Engine(**engine_options(plain))
         said = provenance_of(engine, plain)
+        # Whoever goes on from another folder means the same files.
+        targets = [Target(os.path.abspath(t.file), t.star) for t in targets]
+        if len(set(targets)) < len(targets):
+            raise ValueError("a file is given more than once, under different names: every input "
+                             "is one row")
         files = list(dict.fromkeys(t.file for t in targets))
         number = {f: i for i, f in enumerate(files)}
         arrays = {"files": np.char.encode(np.array(files), "utf-8"),
@@ -97,9 +108,11 @@ class Survey:
         if (folder / "survey.json").exists():
             there = cls.open(folder)
             if there.key != survey.key:
+                other = [k for k, v in said.items() if there.provenance.get(k) != v]
                 raise OtherSurveyError(
-                    f"'{folder}' holds another survey ({there.count} stars, "
-                    f"{json.dumps(there.settings)}): give another folder")
+                    f"'{folder}' holds another survey, of {there.count} stars, and this is of "
+                    f"{len(targets)}; other: {', '.join(other) or 'the files'}; give another "
+                    "folder")
             return there
         (folder / "shards").mkdir(parents=True, exist_ok=True)
         _write(folder / "targets.h5", TARGETS, arrays, {})
@@ -139,6 +152,26 @@ class Survey:
     def numbers(self, shard: int) -> range:
         """Return the numbers of a shard's stars."""
         return range(shard * self.size, min(self.count, (shard + 1) * self.size))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the targets behind: who makes a shard reads them."""
+        return {k: v for k, v in self.__dict__.items() if k != "_targets"}
+
+    def engine(self) -> Engine:
+        """Return what fits the stars, if it is still what it was when the survey began.
+
+        Raises
+        ------
+        OtherSurveyError
+            When weights, files of the settings or the version have changed.
+        """
+        engine = Engine(**engine_options(self.settings))
+        now = provenance_of(engine, self.settings)
+        if changed := [k for k, v in self.provenance.items() if now.get(k) != v]:
+            raise OtherSurveyError(
+                f"since the survey in '{self.folder}' began, {', '.join(changed)} changed: rows of "
+                "two kinds do not go together; begin another")
+        return engine
 
     @cached_property
     def _targets(self) -> Arrays:
@@ -218,10 +251,16 @@ def provenance_of(engine: Engine, settings: Mapping[str, Any]) -> dict[str, Any]
     """Return what a catalogue says of where it comes from."""
     known = {k: v if isinstance(v, (str, int, float, bool, list, tuple, dict, type(None)))
              else str(v) for k, v in settings.items() if k != "models"}
-    return {"EMULATOR": engine.emulator.identity, "EMUSHA": engine.emulator.sha256,
-            "VERSION": version("stellarfit"),
+    emulator, errors = engine.emulator, engine.emulator.errors
+    weights = {n: t.detach().cpu().numpy() for n, t in emulator.network.state_dict().items()}
+    if errors is not None:
+        weights |= {f"errors {n}": t.numpy() for n, t in errors.tensors().items()}
+    contents = {n: sha256(p) for n in FILES[1:] if isinstance(p := settings.get(n), (str, Path))
+                and Path(p).is_file()}
+    return {"EMULATOR": emulator.identity, "EMUSHA": emulator.sha256,
+            "TENSORS": digest(weights), "VERSION": version("stellarfit"),
             "SETTINGS": json.dumps(known, sort_keys=True, default=str),
-            "SOLAR": str(engine.emulator.provenance.get("solar_abundances", ""))}
+            "FILES": json.dumps(contents, sort_keys=True)}
 
 
 def _plain(value: Any) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from stellarfit.survey.catalogue import arrays_of, check_suffix, to_table, write_table
+from stellarfit.spectrum import Spectrum
+from stellarfit.survey.catalogue import (
+    arrays_of,
+    check_aliases,
+    check_suffix,
+    to_table,
+    write_table,
+)
 from stellarfit.survey.engine import Engine
 from stellarfit.survey.folder import provenance_of
 from stellarfit.survey.models import keeping
@@ -70,6 +77,7 @@ def fit_many(
     """
     if out is not None:
         check_suffix(out)
+    check_aliases(aliases)
     engine = Engine(batch=batch, **options)
     stars, where = _readers(spectra, medium, single)
     bar = tqdm(total=len(stars), unit="star", disable=None if progress is None else not progress)
@@ -96,6 +104,8 @@ def _readers(
     """Return what reads each star, and the columns that say where it is from."""
     if isinstance(spectra, (str, Path)):
         spectra = [spectra]
+    if isinstance(spectra, (Spectrum, Mapping)):
+        raise ValueError("fit_many takes a list of stars; for one, call fit, or give [star]")
     given = list(spectra)
     if not given:
         raise ValueError("no spectra: give files, patterns, folders or spectra")

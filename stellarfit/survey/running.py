@@ -20,9 +20,16 @@ from tqdm import tqdm
 
 from emulators.apart import Apart, EndedError
 from emulators.workers import Workers
-from stellarfit.survey.catalogue import Arrays, arrays_of, check_suffix, to_table, write_table
+from stellarfit.survey.catalogue import (
+    Arrays,
+    arrays_of,
+    check_aliases,
+    check_suffix,
+    to_table,
+    write_table,
+)
 from stellarfit.survey.engine import Engine, Failure, Outcome, Status
-from stellarfit.survey.folder import FOR_NOW, Survey, engine_options
+from stellarfit.survey.folder import FOR_NOW, Survey
 from stellarfit.survey.models import keeping
 from stellarfit.survey.targets import Files, find_targets
 
@@ -41,8 +48,7 @@ def _engine(survey: Survey) -> tuple[Engine, Files]:
     """Return what fits a survey's stars and what reads them, made once in every process."""
     if survey.key not in _engines:
         _engines.clear()
-        _engines[survey.key] = (Engine(**engine_options(survey.settings)),
-                                Files(survey.settings.get("medium")))
+        _engines[survey.key] = survey.engine(), Files(survey.settings.get("medium"))
     return _engines[survey.key]
 
 
@@ -86,12 +92,14 @@ class Maker:
         """Make a shard that ended its worker time and again: who is it?"""
         with Apart(self) as process:
             def careful(numbers: Sequence[int]) -> list[Outcome]:
-                try:
-                    return list(process.call("fit", numbers))
-                except EndedError:
-                    if len(numbers) > 1:
-                        return [o for i in numbers for o in careful([i])]
-                    return [Failure(Status.CRASHED, reason)]
+                for _ in range(PATIENCE):  # it may have been somebody else's kill
+                    try:
+                        return list(process.call("fit", numbers))
+                    except EndedError:
+                        continue
+                if len(numbers) > 1:
+                    return [o for i in numbers for o in careful([i])]
+                return [Failure(Status.CRASHED, reason)]
 
             return self._make(int(index[0]), careful)
 
@@ -105,20 +113,27 @@ class Maker:
         survey, clock = self.survey, time.perf_counter()
         stars = len(survey.numbers(shard))
         try:
-            with keeping(survey.models_of(shard) if survey.settings.get("models") else None,
-                         others=self.retry) as keep:
+            models = survey.models_of(shard) if survey.settings.get("models") else None
+            writing = keeping(models, others=self.retry)
+            with writing as keep:
                 rows = self._rows(shard, fit, keep)
-            said = survey.keep(shard, rows, time.perf_counter() - clock)
-        except OSError as error:  # spectra that cannot be read are rows: this is the output
-            return Made(shard, stars, error=f"cannot write: {error}", fatal=True)
         except Exception as error:
+            if isinstance(error, OSError) and error.filename == str(models):
+                return Made(shard, stars, error=f"cannot write: {error}", fatal=True)
             logger.exception("shard %d", shard)
             return Made(shard, stars, error=f"{type(error).__name__}: {error}")
+        try:
+            said = survey.keep(shard, rows, time.perf_counter() - clock)
+        except OSError as error:
+            return Made(shard, stars, error=f"cannot write: {error}", fatal=True)
         return Made(shard, stars, said["failed"])
 
     def _rows(self, shard: int, fit: Any, keep: Any) -> Arrays:
         """Return the rows of a shard, batch after batch."""
-        before = self.survey.rows(shard)[0] if self.retry else None
+        before = None
+        if self.retry:
+            with suppress(FileNotFoundError, ValueError):  # there is none, or a damaged one
+                before = self.survey.rows(shard)[0]
         numbers, engine, columns = self.survey.numbers(shard), _engine(self.survey)[0], []
         batch = engine.batch
         for first in range(0, len(numbers), batch):
@@ -274,8 +289,7 @@ def _left(survey: Survey, again: bool, retry: bool) -> list[int]:
         try:
             _, said = survey.rows(shard)
         except (FileNotFoundError, ValueError):
-            if not retry:
-                found.append(shard)
+            found.append(shard)
             continue
         if retry and said["for_now"]:
             found.append(shard)
@@ -318,6 +332,7 @@ def merge(
         When shards are missing or damaged: a catalogue with holes is none.
     """
     check_suffix(out)
+    check_aliases(aliases)
     survey = Survey.open(folder)
     parts, holes = [], []
     for shard in range(survey.shards):

@@ -101,8 +101,8 @@ class Files:
             self._stars = self._open(Path(target.file))
             self._file = target.file
         if target.star >= len(self._stars):
-            raise ValueError(f"'{target.file}' has {len(self._stars)} stars, and no longer a "
-                             f"number {target.star}")
+            raise ValueError(f"'{target.file}' has {len(self._stars)} stars, and none of number "
+                             f"{target.star}")
         return self._stars[target.star]
 
     def _open(self, path: Path) -> Sequence[Any]:

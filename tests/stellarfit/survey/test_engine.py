@@ -104,9 +104,38 @@ def test_a_batch_fits_what_single_fits_do(
                 alone.labels[name], abs=0.05 * alone.errors[name])
 
 
+def test_a_star_alone_is_fitted_as_one_of_many(
+    engine: Engine, stars: tuple[list[Any], dict[str, Any]]
+) -> None:
+    alone, together = outcomes(engine, stars[0][:1])[0], outcomes(engine, stars[0][:5])[0]
+    assert alone.provenance["runner_up"] == pytest.approx(together.provenance["runner_up"])
+    for name in alone.names:
+        assert alone.labels[name] == pytest.approx(together.labels[name],
+                                                   abs=0.01 * alone.errors[name])
+
+
+def test_a_machine_short_of_memory_is_no_fault_of_a_star(engine: Engine) -> None:
+    with pytest.raises(MemoryError):
+        outcomes(engine, [raising(MemoryError())])
+
+
+def test_a_calibration_that_is_not_there_is_said_at_once(cannon: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no calibration at"):
+        Engine(emulator=cannon, calibration="nope.h5", **SETTINGS)
+
+
+def test_names_may_be_given_as_one_text(cannon: Path) -> None:
+    text = Engine(emulator=cannon, **{**SETTINGS, "free": "teff, logg,fe_h,mg_fe,rv"})
+    assert text.parameters.names == tuple(SETTINGS["free"])
+
+
 @pytest.mark.parametrize(("wrong", "said"), [
     ({"free": ["teff", "rv", "vanadium"]}, "unknown parameter"),
     ({"method": "guess"}, "unknown method"), ({"batch": 0}, "at least 1 star"),
+    ({"instrument": "harsp", "resolution": None}, "unknown instrument"),
+    ({"instrument": "harps"}, "got both instrument= and resolution="),
+    ({"resolution": [20_000.0, "fine"]}, "expected a number"),
+    ({"continuum": "splne:20"}, "continuum"), ({"correlation": 2.0}, "correlation"),
     ({"priors": {"teff": "uniform:9000:9999"}}, "leave no point"),
 ])
 def test_settings_that_fit_no_star_are_refused_at_once(

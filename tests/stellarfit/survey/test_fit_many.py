@@ -12,6 +12,7 @@ from astropy.io import fits
 from astropy.table import Table
 
 import stellarfit
+from stellarfit import Flag
 from stellarfit.survey.catalogue import alias
 from tests.stellarfit.survey.conftest import FREE, SETTINGS
 
@@ -30,7 +31,10 @@ def test_every_file_is_a_row_and_labels_are_recovered(
     assert np.flatnonzero(table["status"] != 0).tolist() == [5, 21]
     assert "cut short" in table["message"][5] or "corrupted" in table["message"][5]
     assert np.isnan(table["teff"][[5, 21]]).all()
-    assert table["flag_bad"][[5, 21]].all()
+    for flag in ("flag_bad", "flag_warn"):
+        assert table[flag][[5, 21]].all()
+    assert (table["flags"][[5, 21]] == Flag.NO_FIT).all()
+    assert (table["mg_fe_flags"][[5, 21]] == 2).all()
     good = table["status"] == 0
     assert table["name"][good].tolist() == [f"s{i}" for i in np.flatnonzero(good)]
     for name in FREE:
@@ -111,7 +115,10 @@ def test_what_cannot_be_is_said_before_anything_is_fitted(
         ({"spectra": stars[0][:1], "out": "c.csv"}, "a catalogue is .fits, .ecsv or .parquet"),
         ({"spectra": []}, "no spectra"),
         ({"spectra": str(tmp_path / "*.fits")}, "no file matches"),
-        ({"spectra": stars[0][:1], "aliases": "gaia"}, "unknown aliases 'gaia'"),
+        ({"spectra": stars[0][:1], "aliases": "gaia", "free": ["teff"]},
+         "unknown aliases 'gaia'"),
+        ({"spectra": stars[0][0]}, "takes a list of stars"),
+        ({"spectra": {"b": stars[0][0]}}, "takes a list of stars"),
         ({"spectra": stars[0][:1], "free": ["rv", "vanadium"]}, "unknown parameter"),
     ):
         with pytest.raises(ValueError, match=said):

@@ -12,13 +12,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from astropy.table import Table
 from click.testing import CliRunner
 
+import emulators
 import stellarfit
 from emulators.workers import Workers
 from stellarfit import survey
 from stellarfit.cli import main
+from stellarfit.survey import running
 from stellarfit.survey.engine import Status
 from stellarfit.survey.folder import OtherSurveyError, Survey
 from stellarfit.survey.running import HoleError, Maker, clear_temporaries, merge, run, status
@@ -124,6 +127,49 @@ def test_a_folder_holds_one_survey(
         Survey.begin(tmp_path / "t", targets, {**plain, "emulator": object()})
     with pytest.raises(FileNotFoundError, match="no survey in"):
         Survey.open(tmp_path / "nowhere")
+
+
+def test_a_survey_goes_on_from_another_folder(
+    files: Path, settings: dict[str, Any], catalogue: bytes, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run("spectra", "s", workers=1, shard=16, **settings)
+    (tmp_path / "s" / "shards" / "0000001.h5").unlink()
+    monkeypatch.chdir(tmp_path.parent)
+    run(None, tmp_path / "s", workers=1, retry_failed=True, progress=False)
+    merge(tmp_path / "s", tmp_path / "s.fits")
+    assert (tmp_path / "s.fits").read_bytes() == catalogue
+    with pytest.raises(ValueError, match="under different names"):
+        Survey.begin(tmp_path / "t", [*find_targets(files), *find_targets(
+            os.path.relpath(files / "star00.fits"))],
+            {k: v for k, v in settings.items() if k != "progress"})
+
+
+def test_a_survey_does_not_go_on_with_what_has_changed(
+    files: Path, settings: dict[str, Any], cannon: Path, tmp_path: Path
+) -> None:
+    lsf, emulator = tmp_path / "lsf.txt", tmp_path / "cannon"
+    lsf.write_text("5000 20000\n5300 20000\n")
+    shutil.copytree(cannon, emulator)
+    own = {**settings, "instrument": lsf, "resolution": None, "emulator": emulator}
+    run(files, tmp_path / "s", workers=1, shard=40, **own)
+    lsf.write_text("5000 7000\n5300 7000\n")
+    running._engines.clear()
+    with pytest.raises(OtherSurveyError, match="FILES changed"):
+        merge(tmp_path / "s", tmp_path / "s.fits")
+    with pytest.raises(OtherSurveyError, match="other: FILES"):
+        run(files, tmp_path / "s", workers=1, **own)
+    lsf.write_text("5000 20000\n5300 20000\n")
+    merge(tmp_path / "s", tmp_path / "s.fits")
+    other = emulators.load(emulator)
+    with torch.no_grad():
+        for tensor in other.network.state_dict().values():
+            tensor.mul_(1.001)
+    other.save(emulator)
+    running._engines.clear()
+    with pytest.raises(OtherSurveyError, match="TENSORS"):
+        merge(tmp_path / "s", tmp_path / "s.fits")
 
 
 class DeadlyMaker(Maker):

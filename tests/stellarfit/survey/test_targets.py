@@ -88,6 +88,43 @@ def test_a_table_that_does_not_say_its_medium_is_refused_row_by_row(
     assert "--medium" in table["message"][0]
 
 
+def test_the_name_of_a_column_says_medium_and_unit(
+    stars: tuple[list[Any], dict[str, Any]], tmp_path: Path
+) -> None:
+    some = stars[0][:2]
+    flux = {"flux": [s.flux for s in some], "ivar": [s.ivar for s in some]}
+    Table({**flux, "wavelength_vac [nm]": [s.wavelength / 10.0 for s in some]}).write(
+        tmp_path / "named.fits")
+    read = list(stellarfit.read_all(tmp_path / "named.fits").values())[1]
+    assert read.medium == "vacuum"
+    np.testing.assert_allclose(read.wavelength, some[1].wavelength)
+    with pytest.raises(ValueError, match="are in vacuum by the name of their column"):
+        stellarfit.read_all(tmp_path / "named.fits", medium="air")
+    Table({**flux, "loglam": [np.log(s.wavelength) for s in some]},
+          meta={"MEDIUM": "air"}).write(tmp_path / "natural.fits")
+    read = next(iter(stellarfit.read_all(tmp_path / "natural.fits").values()))
+    np.testing.assert_allclose(read.wavelength, some[0].wavelength)
+    Table({**flux, "wavelength": [s.wavelength for s in some],
+           "wavelength_air": [s.wavelength + 1.0 for s in some]},
+          meta={"MEDIUM": "vacuum"}).write(tmp_path / "both.fits")
+    read = next(iter(stellarfit.read_all(tmp_path / "both.fits").values()))
+    assert read.medium == "vacuum"
+    np.testing.assert_allclose(read.wavelength, some[0].wavelength)
+
+
+def test_an_empty_table_is_a_row_too(cannon: Path, tmp_path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    table = arrow.table({"wavelength": arrow.array([], arrow.list_(arrow.float64())),
+                         "flux": arrow.array([], arrow.list_(arrow.float64()))})
+    parquet.write_table(table.replace_schema_metadata({"medium": "air"}), tmp_path / "e.parquet")
+    found = stellarfit.fit_many(tmp_path / "e.parquet", emulator=cannon, progress=False,
+                                **SETTINGS)
+    assert found["status"].tolist() == [2]
+    assert "has 0 stars" in found["message"][0]
+
+
 def test_a_single_spectrum_is_no_table(stars: tuple[list[Any], dict[str, Any]],
                                        tmp_path: Path) -> None:
     write(stars[0][0], tmp_path / "one.fits", "one")
@@ -108,5 +145,5 @@ def test_a_star_that_a_file_no_longer_has_is_said(
     stars: tuple[list[Any], dict[str, Any]], tmp_path: Path
 ) -> None:
     write(stars[0][0], tmp_path / "one.fits", "one")
-    with pytest.raises(ValueError, match="has 1 stars, and no longer a number 3"):
+    with pytest.raises(ValueError, match="has 1 stars, and none of number 3"):
         Files()(Target(str(tmp_path / "one.fits"), 3))

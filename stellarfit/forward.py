@@ -223,32 +223,26 @@ class ForwardModel:
 
     def _broadened(self, rest: Tensor, stages: Tensor) -> Tensor:
         """Return flux (..., n_spec, n_grid) with the star's rotation and macroturbulence."""
-        return filtered(rest, self._kernel(stages, rest.shape[-1], self._nodes(stages)))
+        return filtered(rest, self._kernel(stages, rest.shape[-1]))
 
-    def _nodes(self, stages: Tensor) -> int:
-        """Return the size of the quadrature that is exact for the fastest of these stars."""
-        fastest = float(stages.detach()[..., SHARED.index("vsini")].abs().max())
-        return 32 * math.ceil(rotation.nodes_for(fastest, self.log_step) / 32)
-
-    def _kernel(self, stages: Tensor, n_grid: int, nodes: int) -> Tensor:
+    def _kernel(self, stages: Tensor, n_grid: int) -> Tensor:
         """Return the transform of rotation and macroturbulence, (n_spec, n_frequency)."""
         vsini, vmac, epsilon = stages[..., :len(SHARED)].unsqueeze(-2).unbind(-1)
         frequency = frequencies(n_grid, self.log_step, stages.device) / SPEED_OF_LIGHT
-        kernel = rotation.transform(frequency * vsini, epsilon, nodes=nodes)
+        kernel = rotation.transform(frequency * vsini, epsilon)
         if self._has_vmac:
             kernel = kernel * macroturbulence.transform(frequency * vmac)
         return torch.as_tensor(kernel)
 
     def _kernel_along(self, stages: Tensor, direction: Tensor, n_grid: int) -> Tensor:
         """Return its derivative along a direction of the stages' parameters."""
-        nodes = self._nodes(stages)
         turned, *others = direction[:len(SHARED)]
         if any(others) or self._has_vmac:
-            return _tangent(lambda s: self._kernel(s, n_grid, nodes), stages, direction)
+            return _tangent(lambda s: self._kernel(s, n_grid), stages, direction)
         vsini, _, epsilon = stages[..., :len(SHARED)].unsqueeze(-2).unbind(-1)
         frequency = frequencies(n_grid, self.log_step, stages.device) / SPEED_OF_LIGHT
         return torch.as_tensor(
-            turned * frequency * rotation.slope(frequency * vsini, epsilon, nodes=nodes))
+            turned * frequency * rotation.slope(frequency * vsini, epsilon))
 
     def _weights(self, stages: Tensor, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
         """Return how each arm's pixels sum up the grid's points."""

@@ -12,23 +12,31 @@ from __future__ import annotations
 import math
 
 import torch
+from scipy.fft import next_fast_len
 from torch import Tensor
 
 #: training pixels at either end that feel what the samples do not show beyond it
 EDGE = 3
 
 
+def period(n_pix: int) -> int:
+    """Return how long :func:`mirrored` makes n_pix pixels: a length with a fast transform."""
+    return 2 * int(next_fast_len(n_pix, real=True))
+
+
 def mirrored(flux: Tensor) -> Tensor:
-    """Return flux (..., n) followed by itself reversed, (..., 2 n), for a Fourier transform.
+    """Return flux (..., n) followed by its end and itself reversed, for a Fourier transform.
 
     Its ends meet without a jump, whose ringing would reach into the window.
     """
-    return torch.cat([flux, flux.flip(-1)], dim=-1)
+    n_pix = flux.shape[-1]
+    end = flux[..., -1:].expand(*flux.shape[:-1], period(n_pix) - 2 * n_pix)
+    return torch.cat([flux, end, flux.flip(-1)], dim=-1)
 
 
 def frequencies(n_pix: int, log_step: float, device: torch.device | str = "cpu") -> Tensor:
-    """Return the angular frequencies (n_pix + 1,) of :func:`filtered`, per ln(wavelength)."""
-    cycles = torch.fft.rfftfreq(2 * n_pix, d=log_step, device=device, dtype=torch.float64)
+    """Return the angular frequencies (n_frequency,) of :func:`filtered`, per ln(wavelength)."""
+    cycles = torch.fft.rfftfreq(period(n_pix), d=log_step, device=device, dtype=torch.float64)
     return torch.as_tensor(2.0 * math.pi * cycles)
 
 
@@ -40,7 +48,7 @@ def filtered(flux: Tensor, transform: Tensor) -> Tensor:
     """
     n_pix = flux.shape[-1]
     series = torch.fft.rfft(mirrored(flux)) * transform.to(flux.dtype)
-    return torch.as_tensor(torch.fft.irfft(series, n=2 * n_pix)[..., :n_pix])
+    return torch.as_tensor(torch.fft.irfft(series, n=period(n_pix))[..., :n_pix])
 
 
 def refine(flux: Tensor, factor: int) -> Tensor:
@@ -52,5 +60,5 @@ def refine(flux: Tensor, factor: int) -> Tensor:
         return flux
     n_pix = flux.shape[-1]
     series = torch.fft.rfft(mirrored(flux))
-    fine = torch.fft.irfft(factor * series, n=2 * n_pix * factor)
+    fine = torch.fft.irfft(factor * series, n=period(n_pix) * factor)
     return torch.as_tensor(fine[..., :factor * (n_pix - 1) + 1])

@@ -207,8 +207,10 @@ class LineSpread:
         # Which grid points take part has no derivative; their weights carry it.
         first = torch.floor(centre.detach() - 0.5 * self.band).long() + 1
         index = first.unsqueeze(-1) + self.offsets                   # (n_spec, n_pix, band)
-        upper = ((high.unsqueeze(-1) - index) / sigma.unsqueeze(-1)).to(dtype)
-        lower = ((low.unsqueeze(-1) - index) / sigma.unsqueeze(-1)).to(dtype)
+        # From the first of them on, numbers are small enough for the flux's precision.
+        steps = (self.offsets / sigma.unsqueeze(-1)).to(dtype)
+        upper, lower = (((edge - first) / sigma).to(dtype).unsqueeze(-1) - steps
+                        for edge in (high, low))
         return index, upper, lower, sigma.unsqueeze(-1)
 
     def reach(self, resolution: float) -> float:

@@ -7,17 +7,16 @@ Stellar Photospheres*, 3rd ed., eq. 18.14)
     G(t) = [2 (1 - epsilon) sqrt(1 - t^2) + (pi epsilon / 2) (1 - t^2)]
            / [pi (1 - epsilon / 3)],        t = velocity / vsini in [-1, 1].
 
-On a grid uniform in ln(wavelength) the convolution is a product with the transform of G.  The
-parabola's is elementary; the root's is a Bessel function, which we take by Gaussian quadrature in
-t: exact to rounding while the number of nodes exceeds half the phase.  Both are 1 at vsini = 0 and
-smooth in it.  Nothing is sampled at the pixels, so a profile much narrower than one is as exact as
-a wide one.
+On a grid uniform in ln(wavelength) the convolution is a product with the transform of G, whose
+parts are Bessel functions: of the root, that of order 1, of the parabola, that of order 3/2.
+Both are 1 at vsini = 0 and smooth in it.  Nothing is sampled at the pixels, so a profile much
+narrower than one is as exact as a wide one.
 """
 
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,15 +27,47 @@ from stellarfit.interpolation import filtered, frequencies
 LIMB_DARKENING = 0.6  # epsilon of a solar-type star in the optical (Gray 2005, section 17)
 
 
-@lru_cache(maxsize=8)
-def _nodes(count: int) -> tuple[Tensor, Tensor]:
-    """Return the positive half of the nodes t, and normalised weights of sqrt(1 - t^2).
+class _Bessel(torch.autograd.Function):
+    """L_n(x) = n! (2 / x)^n J_n(x), which is 1 at x = 0, for n = 1, 2, ...
 
-    They are Gauss-Chebyshev's of the second kind.
+    Its derivative is -x L_(n+1)(x) / (2 (n + 1)); torch knows the values of J_0 and J_1 (to 5e-7)
+    and no derivatives.
     """
-    count += count % 2
-    k = torch.arange(1, count // 2 + 1, dtype=torch.float64) * math.pi / (count + 1)
-    return torch.cos(k), 4.0 / (count + 1) * torch.sin(k) ** 2
+
+    @staticmethod
+    def forward(x: Tensor, n: int) -> Tensor:
+        square = x**2
+        near = torch.ones_like(square)  # a series, below x = 2 exact to rounding
+        for k in range(11, 0, -1):
+            near = 1.0 - square * near / (4.0 * k * (n + k))
+        x = torch.where(square < 4.0, 2.0, x)
+        below, j = torch.special.bessel_j0(x), torch.special.bessel_j1(x)
+        for m in range(1, n):
+            below, j = j, 2.0 * m / x * j - below
+        return torch.where(square < 4.0, near, math.factorial(n) * (2.0 / x) ** n * j)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
+        x, ctx.n = inputs
+        ctx.save_for_backward(x)
+        ctx.save_for_forward(x)
+
+    @staticmethod
+    def _slope(ctx: Any) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return torch.as_tensor(-x * _Bessel.apply(x, ctx.n + 1) / (2.0 * (ctx.n + 1)))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient * _Bessel._slope(ctx), None
+
+    @staticmethod
+    def jvp(ctx: Any, moved: Tensor, _: None) -> Tensor:
+        return moved * _Bessel._slope(ctx)
+
+    @staticmethod
+    def vmap(info: Any, dims: tuple[int | None, None], x: Tensor, n: int) -> tuple[Tensor, Any]:
+        return torch.as_tensor(_Bessel.apply(x, n)), dims[0]
 
 
 #: 3 (sin p - p cos p) / p^3 = sum_k a_k p^2k, below p = 1 exact to rounding
@@ -53,28 +84,24 @@ def _parabola(phase: Tensor) -> Tensor:
     return torch.where(square < 1.0, near, 3.0 * (torch.sin(p) - p * torch.cos(p)) / p**3)
 
 
-def transform(phase: Tensor, epsilon: float | Tensor, *, nodes: int = 64) -> Tensor:
+def transform(phase: Tensor, epsilon: float | Tensor) -> Tensor:
     """Return the Fourier transform of Gray's kernel, normalised to 1 at phase 0.
 
     Parameters
     ----------
     phase : tensor
-        Angular frequency times vsini / c, dimensionless; see :func:`nodes_for`.
+        Angular frequency times vsini / c, dimensionless.
     epsilon : float or tensor
         Linear limb-darkening coefficient, broadcastable to `phase`.
     """
-    t, weight = (x.to(phase.device, phase.dtype) for x in _nodes(nodes))
-    root = torch.cos(phase.unsqueeze(-1) * t) @ weight
     # The two parts of eq. 18.14 carry the fractions (1 - epsilon) and 2 epsilon / 3 of
     # 1 - epsilon / 3: that is what their integrals over t give.
-    return torch.as_tensor(((1.0 - epsilon) * root + (2.0 * epsilon / 3.0) * _parabola(phase))
-                           / (1.0 - epsilon / 3.0))
+    return torch.as_tensor(((1.0 - epsilon) * _Bessel.apply(phase, 1)
+                            + (2.0 * epsilon / 3.0) * _parabola(phase)) / (1.0 - epsilon / 3.0))
 
 
-def slope(phase: Tensor, epsilon: float | Tensor, *, nodes: int = 64) -> Tensor:
+def slope(phase: Tensor, epsilon: float | Tensor) -> Tensor:
     """Return the derivative of :func:`transform` with respect to the phase."""
-    t, weight = (x.to(phase.device, phase.dtype) for x in _nodes(nodes))
-    root = torch.sin(phase.unsqueeze(-1) * t) @ (-t * weight)
     square = phase**2
     near = torch.zeros_like(square)
     for k in range(len(_SERIES) - 1, 0, -1):
@@ -82,20 +109,13 @@ def slope(phase: Tensor, epsilon: float | Tensor, *, nodes: int = 64) -> Tensor:
     p = torch.where(square < 1.0, 1.0, phase)
     parabola = torch.where(square < 1.0, near * phase,
                            3.0 * (torch.sin(p) / p**2 - _parabola(p) / p))
+    root = -0.25 * phase * _Bessel.apply(phase, 2)
     return torch.as_tensor(((1.0 - epsilon) * root + (2.0 * epsilon / 3.0) * parabola)
                            / (1.0 - epsilon / 3.0))
 
 
-def nodes_for(vsini: float, log_step: float) -> int:
-    """Return how many quadrature nodes keep :func:`transform` exact up to `vsini` (km/s)."""
-    largest_phase = math.pi / log_step * vsini / SPEED_OF_LIGHT
-    # A cosine of phase p is a polynomial of degree p + O(p^(1/3)) to rounding.
-    return 16 + int(0.5 * largest_phase + 5.0 * largest_phase ** (1.0 / 3.0))
-
-
 def rotate(
-    flux: Tensor, vsini: Tensor, *, log_step: float, epsilon: float | Tensor = LIMB_DARKENING,
-    nodes: int = 64,
+    flux: Tensor, vsini: Tensor, *, log_step: float, epsilon: float | Tensor = LIMB_DARKENING
 ) -> Tensor:
     """Return flux broadened by rotation.
 
@@ -108,8 +128,6 @@ def rotate(
     log_step : float
         Pixel in ln(wavelength).
     epsilon : float or (n_spec,) tensor
-    nodes : int
-        See :func:`nodes_for`.
 
     Returns
     -------
@@ -121,4 +139,4 @@ def rotate(
     phase = frequency * (vsini.double() / SPEED_OF_LIGHT).unsqueeze(-1)
     if isinstance(epsilon, Tensor):
         epsilon = epsilon.double().unsqueeze(-1)
-    return filtered(flux, transform(phase, epsilon, nodes=nodes))
+    return filtered(flux, transform(phase, epsilon))

@@ -36,7 +36,7 @@ from stellarfit.forward import ForwardModel
 from stellarfit.lsf import SIGMA_PER_FWHM
 from stellarfit.parameters import Parameters, stage_of
 from stellarfit.polytope import nearest
-from stellarfit.rotation import LIMB_DARKENING, nodes_for, rotate
+from stellarfit.rotation import LIMB_DARKENING, rotate
 
 Array = NDArray[np.float64]
 TEMPLATE_VSINI = (3.0, 40.0)
@@ -281,7 +281,7 @@ def _broadened(sharp: Tensor, vsini: float, resolution: float, step: float) -> A
     """Return templates broadened by rotation and instrument, their continuum normalised."""
     with torch.inference_mode():
         rotated = rotate(sharp, torch.full((len(sharp),), vsini, device=sharp.device),
-                         log_step=step, nodes=nodes_for(vsini, step)).cpu().numpy()
+                         log_step=step).cpu().numpy()
     x, even = np.arange(rotated.shape[1], dtype=float), np.ones(rotated.shape[1])
     smooth = _smooth(rotated, SIGMA_PER_FWHM / resolution / step)
     return np.array([t / _upper_continuum(x, t, even) for t in smooth])

@@ -121,9 +121,19 @@ class ErrorModel:
 
     def near(self, labels: NDArray[np.float64], label_set: LabelSet) -> Tensor:
         """Return errors (n_sample, n_pix) whose sum of squares is the mean square near a star."""
+        return self._share(labels, label_set)[:, None] * self.errors.double()
+
+    def _share(self, labels: NDArray[np.float64], label_set: LabelSet) -> Tensor:
+        """Return by what :meth:`near` multiplies the errors of each spectrum (n_sample,)."""
         weights = self.weights(labels, label_set).numpy()
         size = self.size(labels, label_set) / self.size(self.labels.numpy(), label_set)
-        return torch.as_tensor(np.sqrt(weights) * size)[:, None] * self.errors.double()
+        return torch.as_tensor(np.sqrt(weights) * size)
+
+    @cached_property
+    def _products(self) -> Tensor:
+        """Of each spectrum's errors with each other's, summed over pixels."""
+        errors = self.errors.double()
+        return errors @ errors.T
 
     def modes(self, labels: NDArray[np.float64], label_set: LabelSet) -> Tensor:
         """Return errors (n_mode, n_pix) float32 whose sum of squares is that of :meth:`near`.
@@ -143,15 +153,15 @@ class ErrorModel:
         if key not in self._modes:
             middle = at.copy()
             middle[columns] = sample[0] + place * cell
-            near = self.near(middle, label_set)
-            squares, vectors = torch.linalg.eigh(near @ near.T)      # in rising order
-            counts = squares.cumsum(0) > NEGLIGIBLE * squares.sum()
+            share = self._share(middle, label_set)
+            squares, vectors = torch.linalg.eigh(share * self._products * share[:, None])
+            counts = squares.cumsum(0) > NEGLIGIBLE * squares.sum()  # they are in rising order
             held = squares[counts].sum() / squares.sum()
+            mixed = vectors[:, counts].T * share / torch.sqrt(held)
             for old in list(self._modes)[:max(0, len(self._modes) - KEPT + 1)]:
                 del self._modes[old]
-            self._modes[key] = (
-                (vectors[:, counts].T @ near / torch.sqrt(held)).float(),
-                float(self.size(middle, label_set)[0]))
+            self._modes[key] = (mixed.float() @ self.errors,
+                                float(self.size(middle, label_set)[0]))
         modes, size = self._modes[key]
         return modes * (float(self.size(at, label_set)[0]) / size)
 

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from emulators import Emulator
+from emulators.networks.pixels import FixedPixels
 
 #: spectra that are kept
 REMEMBERED = 256
@@ -72,10 +73,15 @@ class AtRest:
         #: by the number of a star
         self._derivatives: dict[int, Derivatives] = {}
 
+    @property
+    def cheap(self) -> bool:
+        """Whether derivatives cost so little that they are taken anew wherever they are needed."""
+        return isinstance(self.emulator.network, FixedPixels)
+
     @cached_property
     def _lasting(self) -> dict[bytes, Tensor]:
         """First derivatives, by labels, that all fits with this emulator and grid share."""
-        if not self.emulator.sha256:  # which an emulator has that was loaded, and does not change
+        if self.cheap or not self.emulator.sha256:  # which an emulator has that was loaded, and does not change
             return {}
         key = (self.emulator.sha256, str(self.emulator.dtype), self.grid.cpu().numpy().tobytes(),
                self.ways.cpu().numpy().tobytes())
@@ -112,6 +118,8 @@ class AtRest:
         """
         if not len(self.ways):
             return labels.new_zeros(0, len(labels), len(self.grid), dtype=self.emulator.dtype)
+        if self.cheap:
+            return self.emulator.flux_and_tangents(labels, self.ways, self.grid)[1]
         known = {i: self._derivatives[n] for i, n in enumerate(stars) if n in self._derivatives}
         far = [i for i, place in enumerate(places) if i not in known
                or not float((known[i].origin - place).abs().max()) <= reach[i]]

@@ -141,11 +141,14 @@ class Camera:
         return self.spread.weights(*self._place(rv, resolution), dtype)
 
     def weights_along(
-        self, rv: Tensor, resolution: Tensor, moves: tuple[Tensor, Tensor], dtype: torch.dtype
+        self, rv: Tensor, resolution: Tensor, moved: Tensor, dtype: torch.dtype
     ) -> Tensor:
-        """Return the derivative of the weights along moves of rv and resolution, (n_spec,) each."""
-        place, along = jvp(self._place, (rv, resolution), moves)[:2]
-        return self.spread.weights_along(place[0], place[1], along, dtype)
+        """Return the derivative of the weights as the resolution (n_spec,) moves."""
+        def sigma(r: Tensor) -> Tensor:
+            return self._place(rv, r)[1]
+
+        width, wider = jvp(sigma, (resolution,), (moved,))[:2]
+        return self.spread.weights_along(log_shift(rv), width, wider, dtype)
 
     def _place(self, rv: Tensor, resolution: Tensor) -> tuple[Tensor, Tensor]:
         """Return shift and sigma, in ln(wavelength)."""

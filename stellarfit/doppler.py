@@ -16,3 +16,8 @@ def log_shift(velocity: Tensor) -> Tensor:
     ``ln(...) = artanh(beta)`` (e.g. Wright & Eastman 2014, PASP 126, 838, eq. 1).
     """
     return torch.atanh(velocity.double() / SPEED_OF_LIGHT)
+
+
+def log_shift_slope(velocity: Tensor) -> Tensor:
+    """Return the derivative of :func:`log_shift`, per km/s."""
+    return 1.0 / (SPEED_OF_LIGHT * (1.0 - (velocity.double() / SPEED_OF_LIGHT) ** 2))

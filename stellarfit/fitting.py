@@ -193,9 +193,11 @@ def minimise(problem: Problem, method: str = "lm") -> tuple[Problem, optimize.So
     are taken anew as it moves.  The problem that is returned holds them.
     """
 
-    def weigh(theta: Array, stars: NDArray[np.int64]) -> optimize.Data:
+    def weigh(
+        theta: Array, stars: NDArray[np.int64], ending: NDArray[np.bool_]
+    ) -> optimize.Data:
         nonlocal problem
-        problem = problem.at(theta, stars)
+        problem = problem.at(theta, stars, ending)
         return problem.data
 
     solution = METHODS[method](problem.model, problem.data, _best_starts(problem), weigh=weigh)
@@ -204,15 +206,14 @@ def minimise(problem: Problem, method: str = "lm") -> tuple[Problem, optimize.So
 
 def _best_starts(problem: Problem) -> Array:
     """Return each star's first guess with the lowest true chi-square, (n_star, n_free)."""
-    best = []
-    for i, star in enumerate(problem.stars):
-        mode = next(m for m in star.modes if m[0] is star.start)
-        guesses = np.array([problem.data.nearest(s.theta, problem.model.parameters.scale, i)
-                            for s in mode])
-        same = np.full(len(guesses), i)
-        chi2 = optimize.chi_square(problem.model, problem.data, guesses, same)
-        best.append(guesses[int(np.argmin(chi2))])
-    return np.array(best)
+    scale = problem.model.parameters.scale
+    guesses = [(i, problem.data.nearest(guess.theta, scale, i))
+               for i, star in enumerate(problem.stars)
+               for guess in next(m for m in star.modes if m[0] is star.start)]
+    owner, theta = (np.array(x) for x in zip(*guesses, strict=True))
+    chi2 = optimize.chi_square(problem.model, problem.data, theta, owner)
+    return np.array([theta[owner == i][np.argmin(chi2[owner == i])]
+                     for i in range(len(problem.stars))])
 
 
 def conclude(
@@ -225,24 +226,27 @@ def conclude(
     coefficients, own = (x.cpu().numpy() for x in (solved.coefficients, solved.covariance))
     gaps = np.full(len(problem.stars), np.inf) if runner_up is None else runner_up
     problem.extra["emulator_share"] = problem.emulator_share(solution)
+    errors = [optimize.covariance(information, problem.model.parameters.scale)
+              for information in solution.information]
+    said = verdicts(problem, solution.theta, [covariance for covariance, _ in errors])
     results = []
     for i, model in enumerate(normalised * continuum):
         results.append(_result(
-            problem, solution, i, model=model, continuum=continuum[i],
-            coefficients=coefficients[i], own=own[i], gap=float(gaps[i]),
+            problem, solution, i, *errors[i], verdicts=said[i], model=model,
+            continuum=continuum[i], coefficients=coefficients[i], own=own[i], gap=float(gaps[i]),
             chi2=problem.chi2_of(i, model, float(chi2[i]))))
     return results
 
 
 def _result(
-    problem: Problem, solution: optimize.Solution, i: int, *, model: Array, continuum: Array,
+    problem: Problem, solution: optimize.Solution, i: int, covariance: Array,
+    unconstrained: NDArray[np.bool_], *, verdicts: dict[str, str], model: Array, continuum: Array,
     coefficients: Array, own: Array, chi2: float, gap: float,
 ) -> FitResult:
     """Return the result of one star."""
     parameters, star, theta = problem.model.parameters, problem.stars[i], solution.theta[i]
     theta = np.where(np.abs(theta) < 1e-9 * parameters.scale, 0.0, theta)  # rounded at a limit
     information = solution.information[i]
-    covariance, unconstrained = optimize.covariance(information, parameters.scale)
     finite = np.where(np.isfinite(covariance), covariance, 0.0)
     label_variance = np.einsum("ij,jk,ik->i", parameters.A, finite, parameters.A)
     label_variance[(parameters.A[:, unconstrained] != 0).any(axis=1)] = np.inf
@@ -258,7 +262,7 @@ def _result(
         label_names=parameters.labels.names, label_values=parameters.A @ theta + parameters.b,
         label_errors=np.sqrt(np.maximum(label_variance, 0.0)), coefficients=coefficients,
         full_covariance=_full_covariance(finite, solution.slope[i], own),
-        verdicts=verdicts(problem, theta, covariance, i), chi2=chi2,
+        verdicts=verdicts, chi2=chi2,
         dof=int(used.sum()) - len(theta) - rows, converged=bool(solution.converged[i]),
         iterations=int(solution.iterations[i]), flags=0, spectra=observation.spectra,
         arms=tuple(a.name for a in observation.arms),
@@ -291,8 +295,10 @@ DETECTED = 9.0
 CLEARLY = 30.0
 
 
-def verdicts(problem: Problem, theta: Array, covariance: Array, i: int) -> dict[str, str]:
-    """Say of each free abundance of star i whether it is measured.
+def verdicts(
+    problem: Problem, theta: Array, covariances: Sequence[Array]
+) -> list[dict[str, str]]:
+    """Say of each free abundance of each star, at theta (n_star, n_free), whether it is measured.
 
     ``no information``: its error is nearly what a uniform distribution over the emulator's
     domain has.  ``upper limit``: with the element as low as the domain allows, and all other
@@ -303,29 +309,32 @@ def verdicts(problem: Problem, theta: Array, covariance: Array, i: int) -> dict[
     elements = [k for k, n in enumerate(parameters.names)
                 if stage_of(n) is None and n != "fe_h"
                 and (is_abundance(n) or n.endswith("_fe"))]
-    if not elements:
-        return {}
     low, high = parameters.box
-    variance = np.diag(covariance)
-    found, lowered = {}, []
-    for k in elements:
-        name, prior = parameters.names[k], (high[k] - low[k]) ** 2 / 12.0
-        if not variance[k] < NOTHING**2 * prior:
-            found[name] = "no information"
-            continue
-        if theta[k] - low[k] > CLEARLY * np.sqrt(variance[k]):
-            found[name] = "measured"
-            continue
-        slope = np.where(np.isfinite(covariance[:, k]), covariance[:, k], 0.0) / variance[k]
-        moved = theta + slope * (low[k] - theta[k])
-        moved[k] = low[k]
-        lowered.append((name, problem.data.nearest(moved, parameters.scale, i)))
-    if lowered:
-        trial = np.array([theta, *(t for _, t in lowered)])
-        chi2 = optimize.chi_square(problem.model, problem.data, trial, np.full(len(trial), i))
-        for (name, _), value in zip(lowered, chi2[1:], strict=True):
-            found[name] = "measured" if value - chi2[0] > DETECTED else "upper limit"
-    return {parameters.names[k]: found[parameters.names[k]] for k in elements}
+    found: list[dict[str, str]] = [{} for _ in theta]
+    doubtful, lowered = [], []
+    for i, (place, covariance) in enumerate(zip(theta, covariances, strict=True)):
+        variance = np.diag(covariance)
+        for k in elements:
+            name, prior = parameters.names[k], (high[k] - low[k]) ** 2 / 12.0
+            found[i][name] = "measured"
+            if not variance[k] < NOTHING**2 * prior:
+                found[i][name] = "no information"
+            elif place[k] - low[k] <= CLEARLY * np.sqrt(variance[k]):
+                slope = np.where(np.isfinite(covariance[:, k]), covariance[:, k], 0.0) / variance[k]
+                moved = place + slope * (low[k] - place[k])
+                moved[k] = low[k]
+                doubtful.append((i, name))
+                lowered.append(problem.data.nearest(moved, parameters.scale, i))
+    if doubtful:
+        stars = np.array([i for i, _ in doubtful])
+        own = list(dict.fromkeys(stars.tolist()))
+        chi2 = optimize.chi_square(problem.model, problem.data, np.array([*theta[own], *lowered]),
+                                   np.array([*own, *stars]))
+        at_minimum = dict(zip(own, chi2, strict=False))
+        for (i, name), value in zip(doubtful, chi2[len(own):], strict=True):
+            if not value - at_minimum[i] > DETECTED:
+                found[i][name] = "upper limit"
+    return found
 
 
 def _flags(

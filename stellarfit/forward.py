@@ -26,8 +26,8 @@ from stellarfit import macroturbulence, rotation
 from stellarfit.arm import Arm
 from stellarfit.at_rest import AtRest, keys_of, remember
 from stellarfit.camera import Camera
-from stellarfit.doppler import SPEED_OF_LIGHT
-from stellarfit.interpolation import filtered, frequencies
+from stellarfit.doppler import SPEED_OF_LIGHT, log_shift_slope
+from stellarfit.interpolation import filtered, frequencies, sampled, series
 from stellarfit.lsf import SIGMA_PER_FWHM, Product, gathered, multiplied
 from stellarfit.parameters import RESOLUTION_MARGIN, SHARED, Parameters
 
@@ -183,17 +183,23 @@ class ForwardModel:
             places = (theta / self._scale)[:, self._moves_labels]
             tangents = self.at_rest.derivatives(labels, places, stars, reach)
             rest = self.at_rest.flux(labels)
-            weights = self._weights(stages, rest.dtype)
-            broadened = self._broadened(torch.cat([rest[None], tangents]), stages)
-            seen = self._seen(broadened, weights)
+            n_grid, weights = rest.shape[-1], self._weights(stages, rest.dtype)
+            # One transform and one product for all that is linear in the star's spectrum.
+            waves, kernel = series(torch.cat([rest[None], tangents])), self._kernel(stages, n_grid)
+            shared = [k for k, d in enumerate(self._stage_A.T) if d[:len(SHARED)].any()]
+            slope = 1j * frequencies(n_grid, self.log_step, stages.device) * kernel
+            factors = [slope, *(self._kernel_along(stages, self._stage_A[:, k], n_grid)
+                                for k in shared)]
+            rows = sampled(torch.cat([waves * kernel.to(rest.dtype), *(
+                (waves[:1] * f.to(waves.dtype)) for f in factors)]), n_grid)
+            seen = self._seen(rows, weights)
             columns = seen.new_zeros(len(self.parameters), *seen.shape[1:])
+            count = 1 + len(tangents)
             columns[self._moves_labels] = (
-                seen[1:] / self._scale[self._moves_labels, None, None].to(seen.dtype))
+                seen[1:count] / self._scale[self._moves_labels, None, None].to(seen.dtype))
+            columns[shared] += seen[count + 1:]
             for column, direction in zip(columns, self._stage_A.T, strict=True):
-                if direction[:len(SHARED)].any():
-                    moved = filtered(rest, self._kernel_along(stages, direction, rest.shape[-1]))
-                    column += self._seen(moved, weights)
-                self._add_moved_arms(column, broadened[0], stages, direction, weights)
+                self._add_moved_arms(column, seen[count], rows[0], stages, direction, weights)
             return seen[0], columns.permute(1, 2, 0)
 
     def through(self, rest: Tensor, theta: Tensor) -> Tensor:
@@ -255,17 +261,23 @@ class ForwardModel:
         return list(zip(velocities.unbind(-1), resolutions.unbind(-1), strict=True))
 
     def _add_moved_arms(
-        self, column: Tensor, broadened: Tensor, stages: Tensor, direction: Tensor,
+        self, column: Tensor, slope: Tensor, broadened: Tensor, stages: Tensor, direction: Tensor,
         weights: Sequence[tuple[Tensor, Tensor]],
     ) -> None:
-        """Add to a column (n_spec, n_pix) what velocities and resolutions along a direction do."""
-        parts = torch.split(column, [len(arm) for arm in self.arms], dim=-1)
-        each = zip(parts, self.cameras, self._places(stages), self._places(direction), weights,
-                   strict=True)
-        for part, camera, place, moves, (index, _) in each:
-            if any(moves):
-                rv, resolution = (m.expand_as(p) for m, p in zip(moves, place, strict=True))
-                along = camera.weights_along(*place, (rv, resolution), broadened.dtype)
+        """Add to a column (n_spec, n_pix) what velocities and resolutions along a direction do.
+
+        Where the star's spectrum (n_spec, n_grid) is `broadened`, and its `slope` (n_spec, n_pix)
+        per ln(wavelength) as seen.
+        """
+        sizes = [len(arm) for arm in self.arms]
+        each = zip(torch.split(column, sizes, -1), torch.split(slope, sizes, -1), self.cameras,
+                   self._places(stages), self._places(direction), weights, strict=True)
+        for part, own_slope, camera, (rv, resolution), (moves, sharpens), (index, _) in each:
+            if moves:
+                part -= (moves * log_shift_slope(rv)).to(part.dtype)[:, None] * own_slope
+            if sharpens:
+                along = camera.weights_along(
+                    rv, resolution, sharpens.expand_as(resolution), broadened.dtype)
                 part += camera(broadened, index, along, multiplied)
 
     def _seen(

@@ -40,15 +40,23 @@ def frequencies(n_pix: int, log_step: float, device: torch.device | str = "cpu")
     return torch.as_tensor(2.0 * math.pi * cycles)
 
 
+def series(flux: Tensor) -> Tensor:
+    """Return the Fourier series of flux (..., n), at :func:`frequencies`."""
+    return torch.as_tensor(torch.fft.rfft(mirrored(flux)))
+
+
+def sampled(series: Tensor, n_pix: int) -> Tensor:
+    """Return the flux (..., n_pix) of a series: the inverse of :func:`series`."""
+    return torch.as_tensor(torch.fft.irfft(series, n=period(n_pix))[..., :n_pix])
+
+
 def filtered(flux: Tensor, transform: Tensor) -> Tensor:
     """Return flux (..., n) convolved with the kernel of a real transform at :func:`frequencies`.
 
     Near the ends it holds the flux of a star whose spectrum is mirrored there; the caller
     keeps such pixels out.
     """
-    n_pix = flux.shape[-1]
-    series = torch.fft.rfft(mirrored(flux)) * transform.to(flux.dtype)
-    return torch.as_tensor(torch.fft.irfft(series, n=period(n_pix))[..., :n_pix])
+    return sampled(series(flux) * transform.to(flux.dtype), flux.shape[-1])
 
 
 def refine(flux: Tensor, factor: int) -> Tensor:
@@ -59,6 +67,5 @@ def refine(flux: Tensor, factor: int) -> Tensor:
     if factor == 1:
         return flux
     n_pix = flux.shape[-1]
-    series = torch.fft.rfft(mirrored(flux))
-    fine = torch.fft.irfft(factor * series, n=period(n_pix) * factor)
+    fine = torch.fft.irfft(factor * series(flux), n=period(n_pix) * factor)
     return torch.as_tensor(fine[..., :factor * (n_pix - 1) + 1])

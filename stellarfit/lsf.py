@@ -180,16 +180,15 @@ class LineSpread:
         return index.clamp(0, self.n_grid - 1), weights / weights.sum(-1, keepdim=True)
 
     def weights_along(
-        self, shift: Tensor, sigma: Tensor, moves: tuple[Tensor, Tensor], dtype: torch.dtype
+        self, shift: Tensor, sigma: Tensor, moved: Tensor, dtype: torch.dtype
     ) -> Tensor:
-        """Return the derivative of the weights as shift and sigma move, both per unit."""
+        """Return the derivative of the weights as sigma moves."""
         _, upper, lower, width = self._edges(shift, sigma, dtype)
         weights = cumulative(upper, self.h3, self.h4) - cumulative(lower, self.h3, self.h4)
-        along, wider = ((m / self.log_step).to(dtype) for m in moves)
+        wider = (moved / self.log_step).to(dtype)
         wider = torch.where(sigma / self.log_step > SMALLEST_STEPS, wider, 0.0)
         wider = (wider.unsqueeze(-1) if wider.ndim == 1 else wider).unsqueeze(-1)
-        change = [-density(x, self.h3, self.h4) * (along[..., None, None] + x * wider)
-                  for x in (upper, lower)]
+        change = [-density(x, self.h3, self.h4) * x * wider for x in (upper, lower)]
         moved = (change[0] - change[1]) / width.to(dtype)
         total = weights.sum(-1, keepdim=True)
         return (moved - weights * moved.sum(-1, keepdim=True) / total) / total

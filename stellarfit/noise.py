@@ -92,7 +92,7 @@ class Noise:
             result = self._decorrelated(result)
         if self.modes:
             result = torch.stack([
-                r - q @ (s.unsqueeze(-1) * (q.T @ r))
+                r - q @ (s.unsqueeze(-1) * (q.T @ r)) if len(s) else r
                 for r, q, s in zip(result, self.modes, self.shrinkage, strict=True)])
         return result
 

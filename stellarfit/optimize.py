@@ -35,8 +35,9 @@ STARS_AT_ONCE = 64
 ON_THE_WAY, AT_THE_END = 1.0, 0.1
 #: times that gradient descent weighs its stars
 WEIGHED = 8
-#: weighs stars anew: from theta of all and the numbers of some, the data with their noise
-Weigh = Callable[[Array, NDArray[np.int64]], "Data"]
+#: weighs stars anew: from theta of all, the numbers of some, and which of these seem to be at
+#: their minimum, the data with their noise
+Weigh = Callable[[Array, NDArray[np.int64], NDArray[np.bool_]], "Data"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,8 +177,8 @@ def levenberg_marquardt(
         A star has converged when the next step promises to lower its chi-square by less
         than this times max(1, chi2 / n_pix): to move by some hundredths of sigma.
     weigh : callable, optional
-        Noise and priors where they depend on the star: they are taken anew after each of
-        its steps, so that it converges when nothing of that moves it any more.
+        Noise and priors where they depend on the star.  They are taken anew now and then on its
+        way and always at its end: it has converged when nothing of that moves it any more.
     """
     scale = model.parameters.scale
     theta = np.array([data.nearest(s, scale, i) for i, s in enumerate(np.atleast_2d(start))])
@@ -188,6 +189,8 @@ def levenberg_marquardt(
     damping = np.full(n_star, 1e-2)
     converged, iterations = np.zeros(n_star, dtype=bool), np.zeros(n_star, dtype=int)
     moved = np.ones(n_star, dtype=bool)       # since it was weighed
+    ending = np.full(n_star, weigh is None)   # at its minimum, as far as was known
+    on_the_way = 0.0 if model.at_rest.cheap else ON_THE_WAY
     fresh = np.ones(n_star, dtype=bool)       # whose Jacobian is to be computed
     reach = np.full(n_star, AT_THE_END)       # where a fit goes on, those of its end are known
     active = np.arange(n_star)
@@ -199,9 +202,12 @@ def levenberg_marquardt(
         if len(active) == 0:
             break
         if len(stale):
-            if weigh is not None and moved[stale].any():
-                data = weigh(theta, stale[moved[stale]])
-            moved[stale] = False
+            # On the way: before the first, second, fourth, eighth step.
+            taken = iterations[stale]
+            due = stale[moved[stale] & (ending[stale] | (taken & (taken - 1) == 0))]
+            if weigh is not None and len(due):
+                data = weigh(theta, due, ending[due])
+            moved[due] = False
             chi2[stale], gradient[stale], information[stale], slope[stale] = normal_equations(
                 model, data, theta[stale], stale, reach[stale])
             iterations[stale] += 1
@@ -212,7 +218,7 @@ def levenberg_marquardt(
         small = promise < tolerance * np.maximum(1.0, chi2[active] / np.maximum(1, n_good[active]))
         # A step made small by damping alone proves nothing.
         done = small & (damping[active] <= 1.0)
-        own = reach[active] <= AT_THE_END
+        own = ending[active] & ~moved[active] & (reach[active] <= AT_THE_END)
         converged[active[done & own]] = True
         doubtful = active[done & ~own]
         moving, steps, promise = active[~done], steps[~done], promise[~done]
@@ -225,21 +231,27 @@ def levenberg_marquardt(
             theta[moving[better]] = trial[better]
             chi2[moving[better]] = lower[better]
             moved[moving[better]] = fresh[moving[better]] = True
-            reach[moving[better]] = ON_THE_WAY
+            reach[moving[better]] = on_the_way
             damping[moving] *= np.where(gained > 0.7, 0.2, np.where(gained > 0.2, 1.0, 5.0))
             damping[moving] = damping[moving].clip(1e-7, None)
             # A step that failed may be the fault of derivatives of elsewhere, not of its length.
             failed = moving[~better & (reach[moving] > 0)]
             fresh[failed], reach[failed], damping[failed] = True, 0.0, damping[failed] / 5.0
-        # Nor are they believed at the end.
-        fresh[doubtful], reach[doubtful] = True, AT_THE_END
         # No step of any length helps: the minimum to rounding.
-        stuck = damping[active] > 1e8
-        converged[active[stuck]] = True
-        active = active[~stuck]
-    # Who ran out of iterations has moved since its derivatives were taken.
-    left = np.flatnonzero(fresh & ~converged)
+        stuck = active[damping[active] > 1e8]
+        converged[stuck[ending[stuck]]] = True
+        damping[stuck] = 1e-2
+        active = active[~converged[active]]
+        # Neither derivatives of elsewhere are believed at the end, nor noise.
+        doubtful = np.concatenate([doubtful, stuck[~ending[stuck]]])
+        moved[doubtful] |= ~ending[doubtful]
+        fresh[doubtful] = ending[doubtful] = True
+        reach[doubtful] = AT_THE_END
+    # Who ran out of iterations has moved since it was weighed and its derivatives were taken.
+    left = np.flatnonzero(~converged)
     if len(left):
+        if weigh is not None:
+            data = weigh(theta, left, np.ones(len(left), dtype=bool))
         chi2[left], _, information[left], slope[left] = normal_equations(
             model, data, theta[left], left, np.full(len(left), AT_THE_END))
     return Solution(theta, chi2, converged, iterations, information, slope)
@@ -289,7 +301,7 @@ def adam(
     for step in range(steps):
         at = scaled * unit
         if weigh is not None and step % max(1, steps // WEIGHED) == 0:
-            data = weigh(at.detach().cpu().numpy(), stars)
+            data = weigh(at.detach().cpu().numpy(), stars, np.ones(len(stars), dtype=bool))
             best_chi2[:] = np.inf  # of other weights
         rows, values = (torch.as_tensor(x, device=unit.device) for x in (data.P, data.p))
         prior = ((rows @ at.unsqueeze(-1)).squeeze(-1) - values) ** 2

@@ -48,6 +48,8 @@ def minimise_quadratic(H: Array, g: Array, G: Array, h: Array) -> Array:
 
 def nearest(x: Array, scale: Array, G: Array, h: Array) -> Array:
     """Return the point of the polytope nearest to x, distances counted in units of `scale`."""
+    if (G @ x <= h).all():
+        return x
     scaled = minimise_quadratic(np.eye(len(x)), x / scale, G * scale, h)
     return np.asarray(scaled * scale)
 

@@ -95,7 +95,10 @@ class Problem:
         """Pixels that enter, (n_star, n_pix)."""
         return np.asarray(self.data.used.cpu().numpy())
 
-    def at(self, theta: Array, stars: NDArray[np.int64] | None = None) -> Problem:
+    def at(
+        self, theta: Array, stars: NDArray[np.int64] | None = None,
+        ending: NDArray[np.bool_] | None = None,
+    ) -> Problem:
         """Return the problem with priors and noise of some stars as they are at theta.
 
         A colour is linearised there; the emulator's and the calibration's errors are those
@@ -107,13 +110,17 @@ class Problem:
             Of all stars.
         stars : array of int, optional
             All by default.
+        ending : (n_star,) bool, optional
+            Which of these are to have the emulator's errors, all by default.  On the way the
+            jitter, if there is one, stands for them.
         """
         stars = np.arange(len(theta)) if stars is None else stars
+        ending = np.ones(len(stars), dtype=bool) if ending is None else ending
         P, p = self.data.P.copy(), self.data.p.copy()
         if any(not isinstance(prior, Uniform) for prior in self.priors.values()):
             rows = [prior_rows(self.model.parameters, self.priors, t) for t in theta]
             P, p = (np.array(x) for x in zip(*rows, strict=True))
-        noise, found = self._noise(theta, stars)
+        noise, found = self._noise(theta, stars, ending | (not self.weighting.jitter))
         index = torch.as_tensor(stars, device=self.data.flux.device)
         extra = {k: self.extra.get(k, np.zeros(len(theta))).copy() for k in found}
         for name, values in found.items():
@@ -152,7 +159,7 @@ class Problem:
                 model, torch.as_tensor(stars, device=device))
 
     def _noise(
-        self, theta: Array, stars: NDArray[np.int64]
+        self, theta: Array, stars: NDArray[np.int64], ending: NDArray[np.bool_]
     ) -> tuple[Noise, dict[str, Array]]:
         """Return the noise of some stars, and what has been found out about it, (s,) each."""
         model, solved = self.solve(theta[stars], stars)
@@ -166,8 +173,8 @@ class Problem:
         if self.calibration is not None:
             variance += [self.calibration.seen_by(self.model, theta[i]) ** 2 for i in stars]
         expected, alone = variance.copy(), np.zeros_like(variance)
-        errors = [self._errors(int(i), theta[i]) if self.weighting.emulator_error else None
-                  for i in stars]
+        errors = [self._errors(int(i), theta[i]) if at_end else None
+                  for i, at_end in zip(stars, ending, strict=True)]
         for k, own in enumerate(errors):
             if own is not None:
                 expected[k] += own.square.cpu().numpy()
@@ -177,16 +184,18 @@ class Problem:
         weight = np.sqrt(factor / (variance + alone + extra)) / np.abs(c)
         noise = Noise(torch.as_tensor(np.where(used, weight, 0.0), device=self.data.flux.device),
                       self.weighting.correlation)
-        together = [own.modes.T * solved.continuum[k].unsqueeze(-1)
-                    for k, own in enumerate(errors) if own is not None]
-        if not together:
+        if self.model.emulator.errors is None or not self.weighting.emulator_error:
             return noise, found
         ideal = np.where(used, factor / (expected + extra) / c**2, 0.0)
         self.expected.update(zip(stars.tolist(), ideal, strict=True))
         found["emulator_error"] = np.array([
-            np.sqrt(np.median(own.square.cpu().numpy()[u])) if u.any() else np.nan
-            for own, u in zip(errors, used, strict=True) if own is not None])
-        return noise.with_modes(together), found
+            np.nan if own is None or not u.any()
+            else np.sqrt(np.median(own.square.cpu().numpy()[u]))
+            for own, u in zip(errors, used, strict=True)])
+        none = noise.weight.new_zeros(noise.weight.shape[1], 0)
+        return noise.with_modes([
+            none if own is None else own.modes.T * solved.continuum[k].unsqueeze(-1)
+            for k, own in enumerate(errors)]), found
 
     def emulator_share(self, solution: optimize.Solution) -> Array:
         """Return the emulator's part of the variance of a label, (n_star,), of the worst one.
@@ -224,6 +233,8 @@ class Problem:
 
     def _errors(self, star: int, theta: Array) -> EmulatorNoise | None:
         """Return what the emulator adds to the noise of a star, or of one close by."""
+        if not self.weighting.emulator_error:
+            return None
         known = self.errors_at.get(star)
         scale = self.model.parameters.scale
         if known is None or np.abs((theta - known[0]) / scale).max() > ERRORS_REACH:

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.fft import next_fast_len
 from torch import Tensor
 
 from stellarfit.forward import ForwardModel
@@ -95,11 +96,12 @@ def emulator_noise(
     at = torch.as_tensor(theta, dtype=torch.float64, device=emulator.device)
     labels = model.labels(at[None])[0].cpu().numpy()
     modes = emulator.errors.modes(labels, emulator.labels)[:, model.pixels]
-    seen = model.through(modes.to(emulator.device), at).double()
+    seen = model.through(modes.to(emulator.device), at)
     square = (seen**2).sum(0)
     width = torch.cat([square.new_full((part.shape[1],), width_of(part))
                        for part in torch.split(seen, [len(arm) for arm in model.arms], dim=1)])
-    return EmulatorNoise(square, np.sqrt(common) * seen, (1.0 - common) * width * square)
+    seen, square = np.sqrt(common) * seen.double(), square.double()
+    return EmulatorNoise(square, seen, (1.0 - common) * width * square)
 
 
 def width_of(errors: Tensor) -> float:
@@ -111,8 +113,10 @@ def width_of(errors: Tensor) -> float:
     rms = torch.sqrt((errors**2).mean(0))
     white = errors / torch.where(rms > 0, rms, 1.0)
     count = white.shape[1]
-    power = torch.fft.rfft(white, 2 * count).abs() ** 2
-    lagged = torch.fft.irfft(power, 2 * count)[:, :count].mean(0)
+    length = next_fast_len(2 * count, real=True)
+    waves = torch.view_as_real(torch.fft.rfft(white.float(), length))
+    power = (waves**2).sum(-1).mean(0, dtype=torch.float64)
+    lagged = torch.fft.irfft(power, length)[:count]
     pairs = (lagged / torch.arange(count, 0, -1, device=lagged.device)).cpu().numpy()
     shared = float((white.mean(1) ** 2).mean())
     if not pairs[0] > shared:

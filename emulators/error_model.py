@@ -40,6 +40,8 @@ _UNIT = 0.5 / 32767
 CELL = 0.2
 #: of principal components
 NEGLIGIBLE = 0.05
+#: of the square, what the spectra hold that have the least to say: they are not asked for components
+UNHEARD = 0.01
 #: cells that are kept
 KEPT = 128
 #: spectra per coefficient that the polynomial needs
@@ -62,6 +64,9 @@ class ErrorModel:
     labels: Tensor
     #: by cell of the labels, with the size of errors in its middle
     _modes: dict[bytes, tuple[Tensor, float]] = field(default_factory=dict, repr=False)
+    #: of the size, by the labels it is a function of
+    _polynomials: dict[tuple[int, ...], NDArray[np.float64]] = field(
+        default_factory=dict, repr=False)
 
     def weights(self, labels: NDArray[np.float64], label_set: LabelSet) -> Tensor:
         """Return the weights (n_sample,) of the sample for a star with labels (n_label,).
@@ -105,8 +110,12 @@ class ErrorModel:
                 each += [z[:, i] * z[:, j] for i in range(len(columns)) for j in range(i + 1)]
             return np.column_stack(each)
 
-        fitted = np.linalg.lstsq(terms(sample), np.log(self._rms), rcond=None)[0]
-        return np.asarray(np.exp(terms(np.atleast_2d(labels)[:, columns]) @ fitted))
+        key = tuple(columns)
+        if key not in self._polynomials:
+            self._polynomials[key] = np.linalg.lstsq(
+                terms(sample), np.log(self._rms), rcond=None)[0]
+        return np.asarray(np.exp(terms(np.atleast_2d(labels)[:, columns])
+                                 @ self._polynomials[key]))
 
     @cached_property
     def _rms(self) -> NDArray[np.float64]:
@@ -154,13 +163,17 @@ class ErrorModel:
             middle = at.copy()
             middle[columns] = sample[0] + place * cell
             share = self._share(middle, label_set)
-            squares, vectors = torch.linalg.eigh(share * self._products * share[:, None])
-            counts = squares.cumsum(0) > NEGLIGIBLE * squares.sum()  # they are in rising order
-            held = squares[counts].sum() / squares.sum()
-            mixed = vectors[:, counts].T * share / torch.sqrt(held)
+            own, order = torch.sort(share**2 * self._products.diagonal())
+            some = order[own.cumsum(0) > UNHEARD * own.sum()]
+            products = share[some] * self._products[some][:, some] * share[some, None]
+            squares, vectors = torch.linalg.eigh(products)           # in rising order
+            left_out = own.sum() - squares.sum() + squares.cumsum(0)
+            counts = left_out > NEGLIGIBLE * own.sum()
+            mixed = vectors[:, counts].T * share[some] * torch.sqrt(
+                own.sum() / squares[counts].sum())
             for old in list(self._modes)[:max(0, len(self._modes) - KEPT + 1)]:
                 del self._modes[old]
-            self._modes[key] = (mixed.float() @ self.errors,
+            self._modes[key] = (mixed.float() @ self.errors[some],
                                 float(self.size(middle, label_set)[0]))
         modes, size = self._modes[key]
         return modes * (float(self.size(at, label_set)[0]) / size)

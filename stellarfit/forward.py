@@ -33,6 +33,8 @@ from stellarfit.parameters import RESOLUTION_MARGIN, SHARED, Parameters
 
 #: room (km/s) for rotation around observed pixels, beyond the range of velocities
 ROTATION_MARGIN = 300.0
+#: bytes of kernels and weights that are kept
+OPTICS = 2**27
 #: a macroturbulent profile has ended by so many times its velocity
 VMAC_REACH = 4.0
 
@@ -87,6 +89,7 @@ class ForwardModel:
         ways = (self._A * self._scale).T[self._moves_labels]
         self.at_rest = AtRest(emulator, self.grid, ways)
         self._fluxes: dict[bytes, Tensor] = {}
+        self._known_optics: dict[bytes, tuple[Tensor, ...]] = {}
         vmac = SHARED.index("vmac")
         self._has_vmac = bool(parameters.stage_A[vmac].any() or parameters.stage_b[vmac])
 
@@ -154,7 +157,8 @@ class ForwardModel:
         if new:
             with torch.no_grad():
                 rest = self.at_rest.flux(self.labels(theta[new]))
-                flux = self.observe(rest, self.stages(theta[new]), multiplied)
+                kernel, weights = self._optics(self.stages(theta[new]), rest.shape[-1], rest.dtype)
+                flux = self._seen(filtered(rest, kernel), weights)
             found.update(zip([keys[i] for i in new], flux, strict=True))
             remember(self._fluxes, found)
         return torch.stack([found[k] for k in keys])
@@ -183,9 +187,10 @@ class ForwardModel:
             places = (theta / self._scale)[:, self._moves_labels]
             tangents = self.at_rest.derivatives(labels, places, stars, reach)
             rest = self.at_rest.flux(labels)
-            n_grid, weights = rest.shape[-1], self._weights(stages, rest.dtype)
+            n_grid = rest.shape[-1]
+            kernel, weights = self._optics(stages, n_grid, rest.dtype)
             # One transform and one product for all that is linear in the star's spectrum.
-            waves, kernel = series(torch.cat([rest[None], tangents])), self._kernel(stages, n_grid)
+            waves = series(torch.cat([rest[None], tangents]))
             shared = [k for k, d in enumerate(self._stage_A.T) if d[:len(SHARED)].any()]
             slope = 1j * frequencies(n_grid, self.log_step, stages.device) * kernel
             factors = [slope, *(self._kernel_along(stages, self._stage_A[:, k], n_grid)
@@ -249,6 +254,28 @@ class ForwardModel:
         frequency = frequencies(n_grid, self.log_step, stages.device) / SPEED_OF_LIGHT
         return torch.as_tensor(
             turned * frequency * rotation.slope(frequency * vsini, epsilon))
+
+    def _optics(
+        self, stages: Tensor, n_grid: int, dtype: torch.dtype
+    ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        """Return :meth:`_kernel` and :meth:`_weights`, remembered for whoever asks next.
+
+        A fit asks for the same stars twice: for a step's chi-square, then for its derivatives.
+        """
+        keys = keys_of(stages)
+        found = {k: self._known_optics[k] for k in keys if k in self._known_optics}
+        new = [i for i, k in enumerate(keys) if k not in found]
+        if new:
+            some = stages[new]
+            parts = [self._kernel(some, n_grid),
+                     *(x for pair in self._weights(some, dtype) for x in pair)]
+            found.update(zip([keys[i] for i in new], zip(*parts, strict=True), strict=True))
+            size = sum(x[0].nbytes for x in parts)
+            self._known_optics.update(found)
+            for key in list(self._known_optics)[:max(0, len(self._known_optics) - OPTICS // size)]:
+                del self._known_optics[key]
+        kernel, *rows = (torch.stack(x) for x in zip(*(found[k] for k in keys), strict=True))
+        return kernel, list(zip(rows[::2], rows[1::2], strict=True))
 
     def _weights(self, stages: Tensor, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
         """Return how each arm's pixels sum up the grid's points."""

@@ -90,7 +90,7 @@ def gathered(flux: Tensor, index: Tensor, weights: Tensor) -> Tensor:
 
     Differentiable in the flux and in the weights, (n_spec, n_pix, band).
     """
-    places = index.flatten(-2).expand(*flux.shape[:-1], -1)
+    places = index.flatten(-2).long().expand(*flux.shape[:-1], -1)
     values = torch.gather(flux, -1, places).reshape(*flux.shape[:-1], *index.shape[-2:])
     return torch.as_tensor((weights * values).sum(-1))
 
@@ -99,11 +99,11 @@ def multiplied(flux: Tensor, index: Tensor, weights: Tensor) -> Tensor:
     """Return what :func:`gathered` does, as a sparse product: many times faster, no derivatives."""
     n_spec, n_pix, band = index.shape
     n_grid = flux.shape[-1]
-    place = n_grid * torch.arange(n_spec, device=index.device)[:, None, None] + index
-    rows = band * torch.arange(n_spec * n_pix + 1, device=index.device)
+    place = n_grid * torch.arange(n_spec, dtype=index.dtype, device=index.device)[:, None, None]
+    rows = band * torch.arange(n_spec * n_pix + 1, dtype=index.dtype, device=index.device)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse CSR", UserWarning)  # that it is in beta
-        matrix = torch.sparse_csr_tensor(rows, place.flatten(), weights.flatten(),
+        matrix = torch.sparse_csr_tensor(rows, (place + index).flatten(), weights.flatten(),
                                          size=(n_spec * n_pix, n_spec * n_grid),
                                          check_invariants=False)
     columns = flux.reshape(-1, n_spec * n_grid).T.contiguous()
@@ -141,7 +141,7 @@ class LineSpread:
         widest = float((self.high - self.low).max())
         sigma = SIGMA_PER_FWHM / smallest_resolution / log_step
         self.band = math.ceil(widest + 2.0 * REACH * sigma) + 2
-        self.offsets = torch.arange(self.band, device=device)
+        self.offsets = torch.arange(self.band, dtype=torch.int32, device=device)
 
     def __call__(self, flux: Tensor, shift: Tensor, sigma: Tensor) -> Tensor:
         """Return observed flux (..., n_spec, n_pix) of rest-frame flux (..., n_spec, n_grid).
@@ -174,8 +174,12 @@ class LineSpread:
             Of the flux: the integral may be taken in its precision, since the argument is a
             small difference.
         """
-        index, upper, lower, _ = self._edges(shift, sigma, dtype)
-        weights = cumulative(upper, self.h3, self.h4) - cumulative(lower, self.h3, self.h4)
+        if self.h3 == self.h4 == 0.0:
+            index, upper, lower, _ = self._edges(shift, sigma, dtype, unit=math.sqrt(2.0))
+            weights = torch.erf(upper) - torch.erf(lower)
+        else:
+            index, upper, lower, _ = self._edges(shift, sigma, dtype)
+            weights = cumulative(upper, self.h3, self.h4) - cumulative(lower, self.h3, self.h4)
         # Normalising the sum of the weights keeps the continuum at 1 exactly.
         return index.clamp(0, self.n_grid - 1), weights / weights.sum(-1, keepdim=True)
 
@@ -194,17 +198,18 @@ class LineSpread:
         return (moved - weights * moved.sum(-1, keepdim=True) / total) / total
 
     def _edges(
-        self, shift: Tensor, sigma: Tensor, dtype: torch.dtype
+        self, shift: Tensor, sigma: Tensor, dtype: torch.dtype, unit: float = 1.0
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return grid points, the pixels' edges from there in sigma, and sigma in steps."""
+        """Return grid points, the pixels' edges from there in units of sigma, and those in steps.
+        """
         shift = (shift / self.log_step).unsqueeze(-1)
-        sigma = (sigma / self.log_step).clamp(min=SMALLEST_STEPS)
+        sigma = unit * (sigma / self.log_step).clamp(min=SMALLEST_STEPS)
         if sigma.ndim == 1:
             sigma = sigma.unsqueeze(-1)
         low, high = self.low - shift, self.high - shift              # (n_spec, n_pix)
         centre = 0.5 * (low + high)
         # Which grid points take part has no derivative; their weights carry it.
-        first = torch.floor(centre.detach() - 0.5 * self.band).long() + 1
+        first = torch.floor(centre.detach() - 0.5 * self.band).to(torch.int32) + 1
         index = first.unsqueeze(-1) + self.offsets                   # (n_spec, n_pix, band)
         # From the first of them on, numbers are small enough for the flux's precision.
         steps = (self.offsets / sigma.unsqueeze(-1)).to(dtype)

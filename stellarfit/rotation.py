@@ -16,6 +16,7 @@ narrower than one is as exact as a wide one.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -25,63 +26,75 @@ from stellarfit.doppler import SPEED_OF_LIGHT
 from stellarfit.interpolation import filtered, frequencies
 
 LIMB_DARKENING = 0.6  # epsilon of a solar-type star in the optical (Gray 2005, section 17)
+#: where the series for small x, of so many terms, ends
+NEAR, TERMS = 2.0, 12
 
 
 class _Bessel(torch.autograd.Function):
-    """L_n(x) = n! (2 / x)^n J_n(x), which is 1 at x = 0, for n = 1, 2, ...
+    """L_n(x) = Gamma(n + 1) (2 / x)^n J_n(x), the transform of (1 - t^2)^(n - 1/2), 1 at x = 0.
 
-    Its derivative is -x L_(n+1)(x) / (2 (n + 1)); torch knows the values of J_0 and J_1 (to 5e-7)
-    and no derivatives.
+    For n = 1, 3/2, 2, ...  Its derivative is -x L_(n+1)(x) / (2 (n + 1)); torch knows J_0 and J_1
+    (to 5e-7), and no derivatives.
     """
 
     @staticmethod
-    def forward(x: Tensor, n: int) -> Tensor:
-        square = x**2
-        near = torch.ones_like(square)  # a series, below x = 2 exact to rounding
-        for k in range(11, 0, -1):
-            near = 1.0 - square * near / (4.0 * k * (n + k))
-        x = torch.where(square < 4.0, 2.0, x)
-        below, j = torch.special.bessel_j0(x), torch.special.bessel_j1(x)
-        for m in range(1, n):
-            below, j = j, 2.0 * m / x * j - below
-        return torch.where(square < 4.0, near, math.factorial(n) * (2.0 / x) ** n * j)
+    def forward(x: Tensor, n: float) -> Tensor:
+        result = torch.ones_like(x)
+        near = x.abs() < NEAR
+        square, series = x[near] ** 2, result[near]
+        for k in range(TERMS, 0, -1):
+            series = 1.0 - square * series / (4.0 * k * (n + k))
+        result[near] = series
+        x = x[~near].abs()
+        if n % 1.0:
+            m, unit = 0.5, torch.sqrt(2.0 / (math.pi * x))
+            below, j = unit * torch.cos(x), unit * torch.sin(x)
+        else:
+            m, j = 1.0, torch.special.bessel_j1(x)
+            below = torch.special.bessel_j0(x) if n > 1.0 else j
+        while m < n:
+            below, j, m = j, 2.0 * m / x * j - below, m + 1.0
+        if n % 1.0:  # for powers of whole numbers are many times faster
+            j = j * torch.sqrt(2.0 / x)
+        result[~near] = math.gamma(n + 1.0) * (2.0 / x) ** int(n) * j
+        return result
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:
         x, ctx.n = inputs
         ctx.save_for_backward(x)
         ctx.save_for_forward(x)
 
     @staticmethod
-    def _slope(ctx: Any) -> Tensor:
-        (x,) = ctx.saved_tensors
-        return torch.as_tensor(-x * _Bessel.apply(x, ctx.n + 1) / (2.0 * (ctx.n + 1)))
-
-    @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return gradient * _Bessel._slope(ctx), None
+        return gradient * _bessel_slope(*ctx.saved_tensors, ctx.n), None
 
     @staticmethod
     def jvp(ctx: Any, moved: Tensor, _: None) -> Tensor:
-        return moved * _Bessel._slope(ctx)
+        return moved * _bessel_slope(*ctx.saved_tensors, ctx.n)
 
     @staticmethod
-    def vmap(info: Any, dims: tuple[int | None, None], x: Tensor, n: int) -> tuple[Tensor, Any]:
-        return torch.as_tensor(_Bessel.apply(x, n)), dims[0]
+    def vmap(info: Any, dims: tuple[int | None, None], x: Tensor, n: float) -> tuple[Tensor, Any]:
+        return _bessel(x, n), dims[0]
 
 
-#: 3 (sin p - p cos p) / p^3 = sum_k a_k p^2k, below p = 1 exact to rounding
-_SERIES = tuple((-1) ** k * 6.0 * (k + 1) / math.factorial(2 * k + 3) for k in range(9))
+def _bessel(x: Tensor, n: float) -> Tensor:
+    return torch.as_tensor(_Bessel.apply(x, n))
 
 
-def _parabola(phase: Tensor) -> Tensor:
-    """Return the transform of 1 - t^2, normalised to 1 at phase 0."""
-    square = phase**2
-    near = torch.zeros_like(square)
-    for coefficient in reversed(_SERIES):
-        near = near * square + coefficient
-    p = torch.where(square < 1.0, 1.0, phase)
-    return torch.where(square < 1.0, near, 3.0 * (torch.sin(p) - p * torch.cos(p)) / p**3)
+def _bessel_slope(x: Tensor, n: float) -> Tensor:
+    return -x * _bessel(x, n + 1.0) / (2.0 * (n + 1.0))
+
+
+def _both(function: Callable[[Tensor, float], Tensor], phase: Tensor, epsilon: float | Tensor
+          ) -> Tensor:
+    """Return what root and parabola of eq. 18.14 add up to.
+
+    They carry the fractions 1 - epsilon and 2 epsilon / 3 of 1 - epsilon / 3: that is what their
+    integrals over t give.
+    """
+    return torch.as_tensor(((1.0 - epsilon) * function(phase, 1.0) + (2.0 * epsilon / 3.0)
+                            * function(phase, 1.5)) / (1.0 - epsilon / 3.0))
 
 
 def transform(phase: Tensor, epsilon: float | Tensor) -> Tensor:
@@ -94,24 +107,12 @@ def transform(phase: Tensor, epsilon: float | Tensor) -> Tensor:
     epsilon : float or tensor
         Linear limb-darkening coefficient, broadcastable to `phase`.
     """
-    # The two parts of eq. 18.14 carry the fractions (1 - epsilon) and 2 epsilon / 3 of
-    # 1 - epsilon / 3: that is what their integrals over t give.
-    return torch.as_tensor(((1.0 - epsilon) * _Bessel.apply(phase, 1)
-                            + (2.0 * epsilon / 3.0) * _parabola(phase)) / (1.0 - epsilon / 3.0))
+    return _both(_bessel, phase, epsilon)
 
 
 def slope(phase: Tensor, epsilon: float | Tensor) -> Tensor:
     """Return the derivative of :func:`transform` with respect to the phase."""
-    square = phase**2
-    near = torch.zeros_like(square)
-    for k in range(len(_SERIES) - 1, 0, -1):
-        near = near * square + 2 * k * _SERIES[k]
-    p = torch.where(square < 1.0, 1.0, phase)
-    parabola = torch.where(square < 1.0, near * phase,
-                           3.0 * (torch.sin(p) / p**2 - _parabola(p) / p))
-    root = -0.25 * phase * _Bessel.apply(phase, 2)
-    return torch.as_tensor(((1.0 - epsilon) * root + (2.0 * epsilon / 3.0) * parabola)
-                           / (1.0 - epsilon / 3.0))
+    return _both(_bessel_slope, phase, epsilon)
 
 
 def rotate(

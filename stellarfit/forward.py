@@ -192,11 +192,10 @@ class ForwardModel:
             # One transform and one product for all that is linear in the star's spectrum.
             waves = series(torch.cat([rest[None], tangents]))
             shared = [k for k, d in enumerate(self._stage_A.T) if d[:len(SHARED)].any()]
-            slope = 1j * frequencies(n_grid, self.log_step, stages.device) * kernel
-            factors = [slope, *(self._kernel_along(stages, self._stage_A[:, k], n_grid)
+            slope = 1j * frequencies(n_grid, self.log_step, stages.device).to(rest.dtype) * kernel
+            factors = [slope, *(self._kernel_along(stages, self._stage_A[:, k], n_grid, rest.dtype)
                                 for k in shared)]
-            rows = sampled(torch.cat([waves * kernel.to(rest.dtype), *(
-                (waves[:1] * f.to(waves.dtype)) for f in factors)]), n_grid)
+            rows = sampled(torch.cat([waves * kernel, *(waves[:1] * f for f in factors)]), n_grid)
             seen = self._seen(rows, weights)
             columns = seen.new_zeros(len(self.parameters), *seen.shape[1:])
             count = 1 + len(tangents)
@@ -234,26 +233,32 @@ class ForwardModel:
 
     def _broadened(self, rest: Tensor, stages: Tensor) -> Tensor:
         """Return flux (..., n_spec, n_grid) with the star's rotation and macroturbulence."""
-        return filtered(rest, self._kernel(stages, rest.shape[-1]))
+        return filtered(rest, self._kernel(stages, rest.shape[-1], rest.dtype))
 
-    def _kernel(self, stages: Tensor, n_grid: int) -> Tensor:
-        """Return the transform of rotation and macroturbulence, (n_spec, n_frequency)."""
+    def _kernel(self, stages: Tensor, n_grid: int, dtype: torch.dtype) -> Tensor:
+        """Return the transform of rotation and macroturbulence, (n_spec, n_frequency).
+
+        In the precision of the flux.
+        """
         vsini, vmac, epsilon = stages[..., :len(SHARED)].unsqueeze(-2).unbind(-1)
         frequency = frequencies(n_grid, self.log_step, stages.device) / SPEED_OF_LIGHT
-        kernel = rotation.transform(frequency * vsini, epsilon)
+        kernel = rotation.transform((frequency * vsini).to(dtype), epsilon.to(dtype))
         if self._has_vmac:
-            kernel = kernel * macroturbulence.transform(frequency * vmac)
+            kernel = kernel * macroturbulence.transform((frequency * vmac).to(dtype))
         return torch.as_tensor(kernel)
 
-    def _kernel_along(self, stages: Tensor, direction: Tensor, n_grid: int) -> Tensor:
+    def _kernel_along(
+        self, stages: Tensor, direction: Tensor, n_grid: int, dtype: torch.dtype
+    ) -> Tensor:
         """Return its derivative along a direction of the stages' parameters."""
         turned, *others = direction[:len(SHARED)]
         if any(others) or self._has_vmac:
-            return _tangent(lambda s: self._kernel(s, n_grid), stages, direction)
+            return _tangent(lambda s: self._kernel(s, n_grid, dtype), stages, direction)
         vsini, _, epsilon = stages[..., :len(SHARED)].unsqueeze(-2).unbind(-1)
         frequency = frequencies(n_grid, self.log_step, stages.device) / SPEED_OF_LIGHT
         return torch.as_tensor(
-            turned * frequency * rotation.slope(frequency * vsini, epsilon))
+            (turned * frequency).to(dtype)
+            * rotation.slope((frequency * vsini).to(dtype), epsilon.to(dtype)))
 
     def _optics(
         self, stages: Tensor, n_grid: int, dtype: torch.dtype
@@ -267,7 +272,7 @@ class ForwardModel:
         new = [i for i, k in enumerate(keys) if k not in found]
         if new:
             some = stages[new]
-            parts = [self._kernel(some, n_grid),
+            parts = [self._kernel(some, n_grid, dtype),
                      *(x for pair in self._weights(some, dtype) for x in pair)]
             found.update(zip([keys[i] for i in new], zip(*parts, strict=True), strict=True))
             size = sum(x[0].nbytes for x in parts)

@@ -33,6 +33,8 @@ STARS_AT_ONCE = 64
 #: how far (in typical sizes) the labels may move before the emulator's derivatives, nearly all
 #: of the cost, are taken anew: on the way, and where a star is said to have converged
 ON_THE_WAY, AT_THE_END = 1.0, 0.1
+#: when a step promises less of chi-square than this, the noise of a star's end is asked for
+NEAR_THE_END = 0.1
 #: times that gradient descent weighs its stars
 WEIGHED = 8
 #: weighs stars anew: from theta of all, the numbers of some, and which of these seem to be at
@@ -215,7 +217,8 @@ def levenberg_marquardt(
             # A star that blew up numerically is left where it is, not converged.
             active = active[np.isfinite(information[active]).all(axis=(1, 2))]
         steps, promise = _steps(theta, gradient, information, damping, active, data, scale)
-        small = promise < tolerance * np.maximum(1.0, chi2[active] / np.maximum(1, n_good[active]))
+        close = np.where(ending[active], tolerance, NEAR_THE_END)
+        small = promise < close * np.maximum(1.0, chi2[active] / np.maximum(1, n_good[active]))
         # A step made small by damping alone proves nothing.
         done = small & (damping[active] <= 1.0)
         own = ending[active] & ~moved[active] & (reach[active] <= AT_THE_END)

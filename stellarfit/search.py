@@ -44,7 +44,7 @@ LARGEST_RV = 1000.0  # km/s: beyond the escape velocity of the Galaxy anywhere
 LEAST_WIDTH = 25.0  # km/s
 MODES = 4
 #: templates per mode that a fit may choose from
-CANDIDATES = 8
+CANDIDATES = 4
 #: sets of templates that are kept, of which a survey needs one
 KEPT = 4
 _templates: dict[tuple[str, str, bytes], Tensor] = {}

@@ -29,7 +29,7 @@ from emulators.training import recipe_of, train
 #: then wide enough to be convolved exactly
 SHARPER = 1.5
 #: spectra that the components are taken from
-FOR_COMPONENTS = 4096
+FOR_COMPONENTS = 8192
 RECIPE = Recipe(steps=20_000, batch=128, learning_rate=2e-3, matrix_rate=2e-2, ema=0.999,
                 weight_decay=0.0, validate_every=1000, checkpoint_every=1000)
 
@@ -158,7 +158,9 @@ def _begin(student: Emulator, grid: Grid, seed: int) -> None:
     """Give a student the components of its lessons."""
     network: Any = student.network
     some = np.random.default_rng(seed).permutation(grid.rows("train"))[:FOR_COMPONENTS]
-    network.begin(torch.as_tensor(grid.flux(np.sort(some))))
+    some = np.sort(some)
+    network.begin(student.labels.scale(torch.as_tensor(grid.labels[some]).double()),
+                  torch.as_tensor(grid.flux(some)))
 
 
 def _errors(view: View, student: Emulator) -> ErrorModel | None:

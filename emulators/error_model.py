@@ -40,7 +40,7 @@ _UNIT = 0.5 / 32767
 CELL = 0.2
 #: of principal components
 NEGLIGIBLE = 0.05
-#: of the square, what the spectra hold that have the least to say: they are not asked for components
+#: of the square, what spectra hold that have the least to say: they do not enter components
 UNHEARD = 0.01
 #: cells that are kept
 KEPT = 128
@@ -112,8 +112,8 @@ class ErrorModel:
 
         key = tuple(columns)
         if key not in self._polynomials:
-            self._polynomials[key] = np.linalg.lstsq(
-                terms(sample), np.log(self._rms), rcond=None)[0]
+            self._polynomials[key] = np.asarray(np.linalg.lstsq(
+                terms(sample), np.log(self._rms), rcond=None)[0], dtype=np.float64)
         return np.asarray(np.exp(terms(np.atleast_2d(labels)[:, columns])
                                  @ self._polynomials[key]))
 

@@ -81,7 +81,8 @@ class AtRest:
     @cached_property
     def _lasting(self) -> dict[bytes, Tensor]:
         """First derivatives, by labels, that all fits with this emulator and grid share."""
-        if self.cheap or not self.emulator.sha256:  # which an emulator has that was loaded, and does not change
+        # An emulator has a hash that was loaded, and does not change.
+        if not self.emulator.sha256:
             return {}
         key = (self.emulator.sha256, str(self.emulator.dtype), self.grid.cpu().numpy().tobytes(),
                self.ways.cpu().numpy().tobytes())

@@ -67,11 +67,11 @@ class _Bessel(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return gradient * _bessel_slope(*ctx.saved_tensors, ctx.n), None
+        return gradient * _bessel_slope(ctx.saved_tensors[0], ctx.n), None
 
     @staticmethod
     def jvp(ctx: Any, moved: Tensor, _: None) -> Tensor:
-        return moved * _bessel_slope(*ctx.saved_tensors, ctx.n)
+        return moved * _bessel_slope(ctx.saved_tensors[0], ctx.n)
 
     @staticmethod
     def vmap(info: Any, dims: tuple[int | None, None], x: Tensor, n: float) -> tuple[Tensor, Any]:
@@ -79,7 +79,7 @@ class _Bessel(torch.autograd.Function):
 
 
 def _bessel(x: Tensor, n: float) -> Tensor:
-    return torch.as_tensor(_Bessel.apply(x, n))
+    return torch.as_tensor(_Bessel.apply(x, n))  # type: ignore[no-untyped-call]
 
 
 def _bessel_slope(x: Tensor, n: float) -> Tensor:

@@ -4,8 +4,10 @@
 
 Principal components span nearly all that spectra of a grid differ in (Czekala et al. 2015, ApJ
 812, 128, interpolate their weights): a few hundred numbers say what thousands of pixels
-do, and the widest product of the network is that with B.
-:meth:`Components.begin` sets m and B from spectra; training may then refine them.
+do, and the widest product of the network is that with B.  Of dozens of labels few move
+much: each enters by as much as it does (`SHARE`), so that the perceptron need not learn, from
+noise, which to overlook.  :meth:`Components.begin` takes m, B and what labels do from spectra;
+training may then refine all but the last.
 """
 
 from __future__ import annotations
@@ -18,6 +20,9 @@ from torch import Tensor, nn
 
 from emulators.networks.pixels import FixedPixels
 from emulators.networks.tokens import relabelled
+
+#: an input's size goes with this power of what its label does to spectra
+SHARE = 0.75
 
 
 class Components(FixedPixels):
@@ -36,9 +41,11 @@ class Components(FixedPixels):
         At most as many as there are pixels.
     """
 
+    share: Tensor
+
     def __init__(
         self, n_label: int, wavelength: Tensor, *, hidden: int = 512, layers: int = 3,
-        components: int = 192,
+        components: int = 512,
     ) -> None:
         super().__init__(wavelength)
         widths = [n_label] + [hidden] * layers
@@ -47,6 +54,8 @@ class Components(FixedPixels):
             steps += [nn.Linear(i, o), nn.SiLU()]
         self.body = nn.Sequential(*steps, nn.Linear(hidden, components))
         self.decoder = nn.Linear(components, len(wavelength))
+        #: what labels are multiplied with
+        self.register_buffer("share", torch.ones(n_label))
         self.config = {"hidden": hidden, "layers": layers, "components": components}
 
     @property
@@ -56,21 +65,30 @@ class Components(FixedPixels):
 
     def relabel(self, M: Tensor, c: Tensor) -> None:
         """Take labels that give the old ones by ``old = M @ new + c``, in place."""
+        with torch.no_grad():
+            self.body[0].weight.mul_(self.share)  # type: ignore[operator]
         self.body[0] = relabelled(self.body[0], M, c)  # type: ignore[arg-type]
+        self.share = self.share.new_ones(M.shape[1])
 
     def coefficients(self, labels: Tensor) -> Tensor:
         """Return c (n_spec, n_component) of scaled labels."""
-        return torch.as_tensor(self.body(labels))
+        return torch.as_tensor(self.body(labels * self.share.to(labels.dtype)))
 
     def depth(self, labels: Tensor) -> Tensor:
         """Return 1 - flux, (n_spec, n_pix), at all training pixels."""
         return torch.as_tensor(self.decoder(self.coefficients(labels)))
 
-    def begin(self, flux: Tensor) -> float:
-        """Take mean and principal components of spectra (n_spec, n_pix), in place.
+    def begin(self, labels: Tensor, flux: Tensor) -> float:
+        """Take mean, principal components and what labels do from spectra, in place.
 
         Components come in units of their standard deviation, so that coefficients are of
-        order one.
+        order one; what a label does is its row of the linear map to the spectra that fits best.
+
+        Parameters
+        ----------
+        labels : (n_spec, n_label) tensor
+            Scaled.
+        flux : (n_spec, n_pix) tensor
 
         Returns
         -------
@@ -81,8 +99,11 @@ class Components(FixedPixels):
         mean = depth.mean(0)
         rest = depth - mean
         values, vectors = torch.linalg.eigh(rest.T @ rest / len(rest))  # ascending
+        x = labels.double() - labels.double().mean(0)
+        moved = (torch.linalg.pinv(x) @ rest).norm(dim=1) ** SHARE
         count = self.config["components"]
         with torch.no_grad():
+            self.share.copy_(moved / moved.square().mean().sqrt().clamp(min=1e-30))
             self.decoder.bias.copy_(mean)
             self.decoder.weight.copy_(vectors[:, -count:] * values[-count:].clamp(min=0).sqrt())
         left = float(values[:-count].clamp(min=0).sum()) if count < len(values) else 0.0

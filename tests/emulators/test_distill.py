@@ -16,6 +16,7 @@ from emulators.drawing import uniform
 from emulators.labels import Domain, LabelSet
 from emulators.lessons import View
 from emulators.networks import build
+from emulators.networks.components import SHARE
 
 FAST = {"options": {"hidden": 64, "layers": 2, "components": 24}, "progress": False, "steps": 400,
         "batch": 64, "validate_every": 100, "checkpoint_every": 100, "warmup": 20,
@@ -79,16 +80,33 @@ def test_a_domain_without_room_or_end_is_refused() -> None:
 def test_principal_components_leave_what_they_cannot_span() -> None:
     rng = np.random.default_rng(0)
     wavelength = 5160.0 * torch.exp(1e-5 * torch.arange(40, dtype=torch.float64))
-    flux = torch.as_tensor(1.0 - rng.standard_normal((300, 4)) @ rng.standard_normal((4, 40)))
+    labels = torch.as_tensor(rng.standard_normal((300, 4)))
+    flux = 1.0 - labels @ torch.as_tensor(rng.standard_normal((4, 40)))
+    labels = labels[:, :3]
     network = build("components", 3, wavelength, components=4)
-    assert network.begin(flux) == pytest.approx(0.0, abs=1e-6)
+    assert network.begin(labels, flux) == pytest.approx(0.0, abs=1e-6)
     fewer = build("components", 3, wavelength, components=3)
-    left = fewer.begin(flux)
+    left = fewer.begin(labels, flux)
     depth = (1.0 - flux - (1.0 - flux).mean(0)).numpy()
     assert left == pytest.approx(np.linalg.svd(depth)[1][3] / np.sqrt(300 * 40), rel=1e-6)
     weight = network.decoder.weight.detach().double().numpy()
     known = depth @ np.linalg.pinv(weight).T
     np.testing.assert_allclose(known.std(0), 1.0, rtol=1e-4)
+
+
+def test_labels_enter_by_what_they_do() -> None:
+    rng = np.random.default_rng(0)
+    wavelength = 5160.0 * torch.exp(1e-5 * torch.arange(40, dtype=torch.float64))
+    labels = torch.as_tensor(rng.standard_normal((3000, 3)))
+    lines = torch.as_tensor(rng.standard_normal(40))
+    network = build("components", 3, wavelength, components=2)
+    network.begin(labels, 1.0 - torch.outer(labels @ torch.tensor([1.0, 0.1, 0.0]).double(), lines))
+    share = network.share / network.share[0]
+    np.testing.assert_allclose(share, [1.0, 0.1**SHARE, 0.0], atol=1e-3)
+    some = torch.as_tensor(rng.standard_normal((5, 3))).float()
+    before = network.coefficients(some)
+    network.relabel(torch.eye(3).double() * 2.0, torch.zeros(3).double())
+    torch.testing.assert_close(network.coefficients(0.5 * some), before)
 
 
 def test_a_student_says_what_its_teacher_says(student, teacher) -> None:

@@ -56,7 +56,7 @@ def _spikes(columns: Columns) -> None:
     columns["flux"][::3] *= 1e6
 
 
-def _backwards(columns: Columns) -> None:
+def _twice(columns: Columns) -> None:
     columns["wavelength"] = np.sort(columns["wavelength"])[np.r_[:1000, 500:len(PIXELS) - 500]]
 
 
@@ -73,7 +73,7 @@ BROKEN: dict[str, Callable[[Columns], None]] = {
     "flux NaN": _set("flux", np.nan), "flux infinite": _set("flux", np.inf),
     "flux zero": _set("flux", 0.0), "ivar zero": _set("ivar", 0.0),
     "ivar NaN": _set("ivar", np.nan), "spikes": _spikes, "flux negative": _set("flux", -1e5),
-    "wavelengths twice": _backwards, "wavelengths elsewhere": _elsewhere, "five pixels": _few,
+    "wavelengths twice": _twice, "wavelengths elsewhere": _elsewhere, "five pixels": _few,
 }
 BROKEN_FILES: dict[str, Callable[[Path], Any]] = {
     "missing": Path.unlink, "empty": lambda p: p.write_bytes(b""),
@@ -108,7 +108,7 @@ def make(grid_path: str, folder: Path, stars: int) -> list[dict[str, float]]:
             truths.append({**truth, "rv": rv[k], "vsini": vsini[k], "broken": broken})
             path = folder / f"star{i:05}.fits"
             columns = exposure(flux[k], rng)
-            if not path.exists() and broken != "missing":
+            if not path.exists():
                 write(path, columns, broken)
     return truths
 
@@ -170,8 +170,8 @@ def memory(process: int) -> float:
     total = 0
     for each in (process, *children(process)):
         try:
-            total += int(next(line for line in Path(f"/proc/{each}/status").read_text().splitlines()
-                              if line.startswith("VmRSS")).split()[1])
+            lines = Path(f"/proc/{each}/smaps_rollup").read_text().splitlines()
+            total += int(next(line for line in lines if line.startswith("Pss:")).split()[1])
         except (OSError, StopIteration):
             continue
     return total / 1024.0
@@ -218,6 +218,7 @@ def recovered(table: Any, truths: list[dict[str, Any]]) -> dict[str, Any]:
     return {"good_used": int(used.sum()), "good": int((~broken).sum()),
             "good_without_a_fit": int((~broken & (status != 0)).sum()),
             "good_flagged_bad": int((~broken & (status == 0) & bad).sum()),
+            "good_warned": int((~broken & warned).sum()),
             "broken": int(broken.sum()), "broken_flagged": int((broken & warned).sum()),
             "broken_without_a_fit": int((broken & (status != 0)).sum()),
             "ways": {k: f"{sum(v)} of {len(v)}" for k, v in sorted(ways.items())},

@@ -33,6 +33,20 @@ DEFAULT_EMULATOR = "mgb-fgk"
 RV_MARGIN = 30.0
 
 
+class UnusableError(ValueError):
+    """Stars have too few pixels to be fitted.
+
+    Attributes
+    ----------
+    stars : dict of int to str
+        What is wrong with each, by its place among those that were to be fitted together.
+    """
+
+    def __init__(self, stars: dict[int, str]) -> None:
+        super().__init__(next(iter(stars.values())))
+        self.stars = stars
+
+
 def prepare(spectra: Sequence[Any], flux: Any = None, **options: Any) -> list[Problem]:
     """Set up the fit of stars that share their pixels; parameters as in :func:`fit`.
 
@@ -225,14 +239,15 @@ def _problem(
     level = np.concatenate([np.full(len(a), a.continuum.level) for a in arms])
     weight = np.array([np.sqrt(np.where(model.covers(r), s.ivar, 0.0))
                        for s, r in zip(stars, ranges, strict=True)])
-    for star, row in zip(stars, weight, strict=True):
-        needed = max(FEWEST_PIXELS, len(parameters) + terms.shape[1])
-        if (n_good := np.count_nonzero(row)) < needed:
-            raise ValueError(
-                f"only {n_good} usable pixels of '{star.observation.name or 'the spectrum'}' fall "
-                f"on emulator '{emulator.name}': too few to fit {len(parameters)} parameters"
-                + (f" and {terms.shape[1]} terms of the continuum" if terms.shape[1] else "")
-            )
+    needed = max(FEWEST_PIXELS, len(parameters) + terms.shape[1])
+    also = f" and {terms.shape[1]} terms of the continuum" if terms.shape[1] else ""
+    if few := {
+        i: f"only {count} usable pixels of '{star.observation.name or 'the spectrum'}' fall on "
+           f"emulator '{emulator.name}': too few to fit {len(parameters)} parameters{also}"
+        for i, (star, count) in enumerate(zip(stars, (weight != 0).sum(1), strict=True))
+        if count < needed
+    }:
+        raise UnusableError(few)
     device = emulator.device
 
     def tensor(x: Array) -> torch.Tensor:

@@ -29,7 +29,7 @@ from stellarfit.instrument import instrument_for
 from stellarfit.noise import Noise
 from stellarfit.observation import Observation, observe
 from stellarfit.parameters import Parameters, make_parameters
-from stellarfit.preparing import DEFAULT_EMULATOR, Plan, listed, loaded, make_plan
+from stellarfit.preparing import DEFAULT_EMULATOR, Plan, UnusableError, listed, loaded, make_plan
 from stellarfit.priors import Prior, as_prior
 from stellarfit.result import FitResult
 from stellarfit.weighting import Weighting
@@ -164,7 +164,7 @@ emulator_error, jitter, robust, correlation, seed
             except MemoryError:
                 raise
             except Exception as error:
-                return Failure(Status.UNUSABLE, _said(error), str(getattr(spectrum, "name", "")))
+                return Failure(Status.UNUSABLE, _said(error), _name_of(spectrum))
 
     def _together(
         self, pixels: Any, group: dict[int, Observation], found: dict[int, Outcome]
@@ -181,6 +181,13 @@ emulator_error, jitter, robust, correlation, seed
                 results = conclude(*best_of(problems, self.method))
         except MemoryError:  # which is the machine's
             raise
+        except UnusableError as error:
+            numbers = list(group)
+            found.update({numbers[k]: Failure(Status.UNUSABLE, said, stars[k].name)
+                          for k, said in error.stars.items()})
+            if left := {i: star for i, star in group.items() if i not in found}:
+                self._together(pixels, left, found)
+            return
         except Exception as error:  # whatever it is, it is one star's own
             if len(stars) == 1:
                 found.update(dict.fromkeys(group, Failure(
@@ -229,6 +236,13 @@ def _pixels(seen: Observation, number: int) -> Any:
     return (alone, tuple(seen.left_out), *(
         (a.name, a.instrument, str(a.continuum), hashlib.sha256(a.wavelength.tobytes()).digest())
         for a in seen.arms))
+
+
+def _name_of(spectrum: Any) -> str:
+    """Return what a spectrum, or the first of several arms, calls its star."""
+    if isinstance(spectrum, Mapping):
+        spectrum = next(iter(spectrum.values()), None)
+    return str(getattr(spectrum, "name", ""))
 
 
 def _said(error: Exception) -> str:

@@ -113,6 +113,9 @@ class Survey:
                     f"'{folder}' holds another survey, of {there.count} stars, and this is of "
                     f"{len(targets)}; other: {', '.join(other) or 'the files'}; give another "
                     "folder")
+            if plain.get("models") and not there.settings.get("models"):
+                raise OtherSurveyError(f"the survey in '{folder}' was begun without models, and "
+                                       "shards that are done have none; give another folder")
             return there
         (folder / "shards").mkdir(parents=True, exist_ok=True)
         _write(folder / "targets.h5", TARGETS, arrays, {})

@@ -52,6 +52,13 @@ def _engine(survey: Survey) -> tuple[Engine, Files]:
     return _engines[survey.key]
 
 
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 class HoleError(RuntimeError):
     """Shards are missing or damaged: there is no catalogue yet."""
 
@@ -258,7 +265,7 @@ def run(
                               {k: v for k, v in settings.items() if v not in (None, False)
                                or k not in ("medium", "models")}, size=shard)
     left = _left(survey, again, retry_failed)
-    workers = workers or os.cpu_count() or 1
+    workers = workers or _cores()
     clear_temporaries(survey.folder / "shards", survey.folder / "models")
     errors: list[Made] = []
     stars = sum(len(survey.numbers(n)) for n in left)

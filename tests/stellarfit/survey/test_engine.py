@@ -66,6 +66,23 @@ def test_every_kind_of_broken_star_gets_its_status_and_the_others_their_labels(
     assert isinstance(found[12], Failure) or found[12].flags
 
 
+def test_too_few_pixels_are_said_of_their_star_and_cost_the_others_nothing(
+    cannon: Path, stars: tuple[list[Any], dict[str, Any]]
+) -> None:
+    engine = Engine(emulator=cannon, **{**SETTINGS, "free": ["teff", "fe_h"],
+                                        "fixed": {"logg": 4.4, "vmic": 1.0, "vsini": 0.0, "rv": 0.0}})
+    good = stars[0][0]
+    # at the edge of the emulator, beyond which most of what they see lies
+    wavelength = good.wavelength * (engine.emulator.wavelength_range[0] / good.wavelength[0])
+    edge = np.where(np.arange(len(wavelength)) < 25, good.ivar, 0.0)
+    found = outcomes(engine, [changed(good, wavelength=wavelength), *(
+        changed(good, wavelength=wavelength, ivar=edge, name=n) for n in "ab")])
+    assert not isinstance(found[0], Failure)
+    for failure, name in zip(found[1:], "ab", strict=True):
+        assert (failure.status, failure.name) == (Status.UNUSABLE, name)
+        assert f"usable pixels of '{name}' fall on" in failure.message
+
+
 def test_a_batch_that_fails_is_halved_until_the_culprit_is_alone(
     engine: Engine, stars: tuple[list[Any], dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

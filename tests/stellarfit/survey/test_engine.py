@@ -69,8 +69,8 @@ def test_every_kind_of_broken_star_gets_its_status_and_the_others_their_labels(
 def test_too_few_pixels_are_said_of_their_star_and_cost_the_others_nothing(
     cannon: Path, stars: tuple[list[Any], dict[str, Any]]
 ) -> None:
-    engine = Engine(emulator=cannon, **{**SETTINGS, "free": ["teff", "fe_h"],
-                                        "fixed": {"logg": 4.4, "vmic": 1.0, "vsini": 0.0, "rv": 0.0}})
+    fixed = {"logg": 4.4, "vmic": 1.0, "vsini": 0.0, "rv": 0.0}
+    engine = Engine(emulator=cannon, **{**SETTINGS, "free": ["teff", "fe_h"], "fixed": fixed})
     good = stars[0][0]
     # at the edge of the emulator, beyond which most of what they see lies
     wavelength = good.wavelength * (engine.emulator.wavelength_range[0] / good.wavelength[0])

@@ -6,7 +6,8 @@ validation spectra, of the synthesis code and not of an emulator, are observed a
 continuum, bad columns, cosmic rays that are masked and some that are not.  One file in a hundred is
 broken, each in one of many ways (`BROKEN`).  The survey is fitted by ``stellarfit survey run`` for
 eight labels, rv and vsini, and watched: stars per second, memory, recovered labels, and whether
-every broken star is flagged.  Writes ``benchmarks/results/survey-load-NAME.json``.
+every broken star has no fit or one that is flagged as bad.  Writes
+``benchmarks/results/survey-load-NAME-STARS-WORKERS.json``.
 """
 
 from __future__ import annotations
@@ -210,16 +211,16 @@ def recovered(table: Any, truths: list[dict[str, Any]]) -> dict[str, Any]:
             "bias": float(np.median(off)),
             "scatter": float(1.4826 * np.median(np.abs(off - np.median(off)))),
             "pull_width": float(0.5 * np.diff(np.percentile(pull, [15.87, 84.13]))[0])}
-    warned = (status != 0) | bad | np.asarray(table["flag_warn"])
+    warned, condemned = np.asarray(table["flag_warn"]), (status != 0) | bad
     ways: dict[str, list[bool]] = {}
-    for t, w in zip(truths, warned, strict=True):
+    for t, w in zip(truths, condemned, strict=True):
         if t["broken"]:
             ways.setdefault(t["broken"], []).append(bool(w))
     return {"good_used": int(used.sum()), "good": int((~broken).sum()),
             "good_without_a_fit": int((~broken & (status != 0)).sum()),
             "good_flagged_bad": int((~broken & (status == 0) & bad).sum()),
             "good_warned": int((~broken & warned).sum()),
-            "broken": int(broken.sum()), "broken_flagged": int((broken & warned).sum()),
+            "broken": int(broken.sum()), "broken_bad": int((broken & condemned).sum()),
             "broken_without_a_fit": int((broken & (status != 0)).sum()),
             "ways": {k: f"{sum(v)} of {len(v)}" for k, v in sorted(ways.items())},
             "labels": found}

@@ -21,6 +21,13 @@ AHEAD = 2
 MOST_CANCELLED, PAUSE = 60, 0.5
 
 
+#: of dask's workers here, which work in arrays of megabytes: dask has them give back all that they
+#: free, and they would spend a third of their time asking for it again
+MEMORY = {f"distributed.nanny.pre-spawn-environ.MALLOC_{name}_": str(size)
+          for name, size in (("TRIM_THRESHOLD", 2**30), ("MMAP_THRESHOLD", 2**25))}
+MEMORY["distributed.nanny.pre-spawn-environ.MALLOC_ARENA_MAX"] = "1"
+
+
 class Maker(Protocol):
     """What makes shards; it is sent to each worker once."""
 
@@ -75,6 +82,7 @@ class Workers:
         self._stack.enter_context(dask.config.set({
             "distributed.scheduler.allowed-failures": self._patience,
             "distributed.worker.memory.terminate": False,
+            **MEMORY,
         }))
         address: Any = self.scheduler
         if address is None:

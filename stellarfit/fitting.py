@@ -361,7 +361,8 @@ def _flags(
         (Flag.PRIOR_RANGE_OF_RV, _rv_at_limit(problem, result, i)),
         (Flag.NOT_CONVERGED, not result.converged),
         (Flag.LITTLE_COVERAGE, span < 0.5 * (high - low)),
-        (Flag.POOR_FIT, excess > 3.0 and scatter > min(0.04, 0.5 * depth)),
+        (Flag.POOR_FIT, (excess > 3.0 and scatter > min(0.04, 0.5 * depth))
+         or (used.any() and not np.median(result.continuum[used]) > 0)),
         (Flag.MODEL_LIMITED, excess > max(1.2, 1.0 + 5.0 * chi2_scatter)),
         (Flag.NOISE_ESTIMATED, any(s.noise_estimated for s in spectra)),
         (Flag.BEYOND_TRAINING_SAMPLING, any(

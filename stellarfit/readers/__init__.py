@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from stellarfit.readers.content import Content, read_bytes
-from stellarfit.readers.fits import load, read_fits
+from stellarfit.readers.fits import content_of, load, read_fits
 from stellarfit.readers.many import MANY
 from stellarfit.readers.tables import TableOfSpectra, is_table
 from stellarfit.readers.text import read_ecsv, read_text
@@ -120,12 +120,21 @@ def read_all(path: str | Path, **options: Any) -> dict[str, Spectrum | dict[str,
         for row, star in enumerate(TableOfSpectra(path, options.get("medium"))):
             found[star.name if star.name not in found else f"{star.name}_{row}"] = star
         return found
-    if options.get("format", "fits") == "fits" and recognise(path) == "fits":
+    return stars_of(path, **options)
+
+
+def stars_of(path: Path, **options: Any) -> dict[str, Spectrum | dict[str, Spectrum]]:
+    """Return what :func:`read_all` does of a file that is no table of spectra."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no spectrum at '{path}'")
+    if set(options) <= {"medium", "format"} and options.get("format", "fits") == "fits" and recognise(path) == "fits":
         try:
             hdus = load(path)
             for reader in MANY:
                 if (stars := reader(hdus, path, options.get("medium"))) is not None:
                     return stars
+            spectrum = _spectrum(content_of(hdus), path, options.get("medium"))
+            return {spectrum.name: spectrum}
         except ValueError as error:
             raise ValueError(f"'{path}': {error}") from error
     spectrum = read(path, **options)

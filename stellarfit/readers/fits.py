@@ -52,9 +52,13 @@ MOST_ROWS = 5
 
 def read_fits(path: Path, hdu: int | str | None) -> Content:
     """Read the HDU `hdu` of a FITS file, or the first that holds a spectrum."""
+    return content_of(load(path), hdu)
+
+
+def content_of(hdus: Any, hdu: int | str | None = None) -> Content:
+    """Return what :func:`read_fits` does, of a file that is loaded already."""
     from astropy.io.fits import VerifyError
 
-    hdus = load(path)
     if arms := [h.name for h in hdus if h.name.endswith("_WAVELENGTH")]:
         raise ValueError(
             f"several spectra in one file (a DESI coadd: {', '.join(arms)}); {READ_ALL}"

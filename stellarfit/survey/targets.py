@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stellarfit.readers import read_all
+from stellarfit.readers import stars_of
 from stellarfit.readers.many import count_stars
 from stellarfit.readers.tables import TableOfSpectra, is_table
 
@@ -108,4 +108,4 @@ class Files:
     def _open(self, path: Path) -> Sequence[Any]:
         if path.is_file() and is_table(path):
             return TableOfSpectra(path, **self._options)
-        return list(read_all(path, **self._options).values())
+        return list(stars_of(path, **self._options).values())

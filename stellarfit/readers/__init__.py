@@ -127,7 +127,9 @@ def stars_of(path: Path, **options: Any) -> dict[str, Spectrum | dict[str, Spect
     """Return what :func:`read_all` does of a file that is no table of spectra."""
     if not path.is_file():
         raise FileNotFoundError(f"no spectrum at '{path}'")
-    if set(options) <= {"medium", "format"} and options.get("format", "fits") == "fits" and recognise(path) == "fits":
+    # A certain HDU is one star's.
+    if options.get("hdu") is None and options.get("format") in (None, "fits") and (
+            recognise(path) == "fits"):
         try:
             hdus = load(path)
             for reader in MANY:

@@ -204,7 +204,7 @@ def levenberg_marquardt(
         if len(active) == 0:
             break
         if len(stale):
-            # On the way: before the first, second, fourth, eighth step.
+            # On the way: at its start, after the first step, the second, the fourth, the eighth.
             taken = iterations[stale]
             due = stale[moved[stale] & (ending[stale] | (taken & (taken - 1) == 0))]
             if weigh is not None and len(due):

@@ -191,7 +191,7 @@ def watched(words: list[str], folder: Path) -> dict[str, Any]:
     seconds = time.monotonic() - clock
     moved = [t for t in track if t[1] > 0]
     # From the first shard to the last: without the start of processes.
-    span = (moved[-1][0] - moved[0][0]) if len(moved) > 1 else np.nan
+    span = (moved[-1][0] - moved[0][0]) if len(moved) > 1 else 0.0
     return {"seconds": seconds, "shards": track[-1][1],
             "shards_per_second": (moved[-1][1] - moved[0][1]) / span if span else np.nan,
             "memory_mib": [round(m) for _, _, m in track[::max(1, len(track) // 20)]]}

@@ -19,10 +19,8 @@ from emulators.apart import ENDED, Apart, EndedError
 AHEAD = 2
 #: times in a row that a task may come back cancelled, and seconds to wait after each
 MOST_CANCELLED, PAUSE = 60, 0.5
-
-
 #: of dask's workers here, which work in arrays of megabytes: dask has them give back all that they
-#: free, and they would spend a third of their time asking for it again
+#: free, and they would spend much of their time asking for it again
 MEMORY = {f"distributed.nanny.pre-spawn-environ.MALLOC_{name}_": str(size)
           for name, size in (("TRIM_THRESHOLD", 2**30), ("MMAP_THRESHOLD", 2**25))}
 MEMORY["distributed.nanny.pre-spawn-environ.MALLOC_ARENA_MAX"] = "1"

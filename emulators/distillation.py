@@ -29,8 +29,8 @@ from emulators.training import recipe_of, train
 #: then wide enough to be convolved exactly
 SHARPER = 1.5
 #: spectra that the components are taken from
-FOR_COMPONENTS = 8192
-RECIPE = Recipe(steps=20_000, batch=128, learning_rate=2e-3, matrix_rate=2e-2, ema=0.999,
+FOR_COMPONENTS = 16_384
+RECIPE = Recipe(steps=20_000, batch=256, learning_rate=2e-3, matrix_rate=6e-3, ema=0.999,
                 weight_decay=0.0, validate_every=1000, checkpoint_every=1000)
 
 

@@ -258,7 +258,7 @@ class ForwardModel:
         frequency = frequencies(n_grid, self.log_step, stages.device) / SPEED_OF_LIGHT
         return torch.as_tensor(
             (turned * frequency).to(dtype)
-            * rotation.slope((frequency * vsini).to(dtype), epsilon.to(dtype)))
+            * rotation.transform_and_slope((frequency * vsini).to(dtype), epsilon.to(dtype))[1])
 
     def _optics(
         self, stages: Tensor, n_grid: int, dtype: torch.dtype

@@ -192,9 +192,10 @@ def levenberg_marquardt(
     converged, iterations = np.zeros(n_star, dtype=bool), np.zeros(n_star, dtype=int)
     moved = np.ones(n_star, dtype=bool)       # since it was weighed
     ending = np.full(n_star, weigh is None)   # at its minimum, as far as was known
-    on_the_way = 0.0 if model.at_rest.cheap else ON_THE_WAY
+    # Where derivatives are cheap, they are always those of the very place.
+    on_the_way, at_the_end = (0.0, 0.0) if model.at_rest.cheap else (ON_THE_WAY, AT_THE_END)
     fresh = np.ones(n_star, dtype=bool)       # whose Jacobian is to be computed
-    reach = np.full(n_star, AT_THE_END)       # where a fit goes on, those of its end are known
+    reach = np.full(n_star, at_the_end)       # where a fit goes on, those of its end are known
     active = np.arange(n_star)
     n_good = data.used.sum(-1).cpu().numpy()
 
@@ -249,7 +250,7 @@ def levenberg_marquardt(
         doubtful = np.concatenate([doubtful, stuck[~ending[stuck]]])
         moved[doubtful] |= ~ending[doubtful]
         fresh[doubtful] = ending[doubtful] = True
-        reach[doubtful] = AT_THE_END
+        reach[doubtful] = at_the_end
     # Who ran out of iterations has moved since it was weighed and its derivatives were taken.
     left = np.flatnonzero(~converged)
     if len(left):

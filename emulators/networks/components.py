@@ -6,23 +6,36 @@ Principal components span nearly all that spectra of a grid differ in (Czekala e
 812, 128, interpolate their weights): a few hundred numbers say what thousands of pixels
 do, and the widest product of the network is that with B.  Of dozens of labels few move
 much: each enters by as much as it does (`SHARE`), so that the perceptron need not learn, from
-noise, which to overlook.  :meth:`Components.begin` takes m, B and what labels do from spectra;
-training may then refine all but the last.
+noise, which to overlook.  Its layers add to what came before them (He et al. 2016, CVPR 770), which
+lets it be deep.  :meth:`Components.begin` takes m, B and what labels do from spectra; training may
+then refine all but the last.
 """
 
 from __future__ import annotations
 
 import math
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from emulators.networks.pixels import FixedPixels
 from emulators.networks.tokens import relabelled
 
 #: an input's size goes with this power of what its label does to spectra
 SHARE = 0.75
+
+
+class Layer(nn.Module):
+    """x -> x + SiLU(W x + b)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.within = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (..., width) of (..., width)."""
+        return x + F.silu(self.within(x))
 
 
 class Components(FixedPixels):
@@ -36,7 +49,7 @@ class Components(FixedPixels):
     hidden : int
         Width of the hidden layers.
     layers : int
-        Number of hidden layers.
+        Number of hidden layers; all but the first add to what came before.
     components : int
         At most as many as there are pixels.
     """
@@ -44,15 +57,13 @@ class Components(FixedPixels):
     share: Tensor
 
     def __init__(
-        self, n_label: int, wavelength: Tensor, *, hidden: int = 512, layers: int = 3,
-        components: int = 512,
+        self, n_label: int, wavelength: Tensor, *, hidden: int = 512, layers: int = 6,
+        components: int = 576,
     ) -> None:
         super().__init__(wavelength)
-        widths = [n_label] + [hidden] * layers
-        steps: list[nn.Module] = []
-        for i, o in pairwise(widths):
-            steps += [nn.Linear(i, o), nn.SiLU()]
-        self.body = nn.Sequential(*steps, nn.Linear(hidden, components))
+        deeper = [Layer(hidden) for _ in range(layers - 1)]
+        self.body = nn.Sequential(nn.Linear(n_label, hidden), nn.SiLU(), *deeper,
+                                  nn.Linear(hidden, components))
         self.decoder = nn.Linear(components, len(wavelength))
         #: what labels are multiplied with
         self.register_buffer("share", torch.ones(n_label))

@@ -214,5 +214,5 @@ def test_from_the_command_line(teacher, tmp_path) -> None:
     assert "cannon" not in found.output
     state = json.loads((tmp_path / "run" / "best" / "emulator.json").read_text())
     assert state["network"] == {"kind": "components", "options": {
-        "hidden": 512, "layers": 3, "components": 8}}
+        "hidden": 512, "layers": 6, "components": 8}}
     assert load(tmp_path / "run" / "best").resolution == 5000.0

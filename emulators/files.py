@@ -73,10 +73,18 @@ def sha256(path: str | Path) -> str:
 def write_tensors(
     folder: Path, tensors: dict[str, Tensor], *, what: str = "weights"
 ) -> dict[str, str]:
-    """Write tensors under a name made from their hash; return ``file`` and ``sha256``."""
+    """Write tensors under a name made from their hash; return ``file`` and ``sha256``.
+
+    In 16 bits where that loses nothing of any float32 tensor: whoever rounded them wants it so.
+    """
+    import torch
     from safetensors.torch import save
 
-    content = save({n: t.detach().cpu().contiguous() for n, t in tensors.items()})
+    tensors = {n: t.detach().cpu().contiguous() for n, t in tensors.items()}
+    single = {n: t for n, t in tensors.items() if t.dtype == torch.float32}
+    if all(torch.equal(t.half().float(), t) for t in single.values()):
+        tensors |= {n: t.half() for n, t in single.items()}
+    content = save(tensors)
     digest = hashlib.sha256(content).hexdigest()
     name = f"{what}-{digest[:8]}.safetensors"
     with atomic_write(folder / name) as temporary:
@@ -124,6 +132,7 @@ def read_tensors(folder: Path, weights: Any) -> dict[str, Tensor]:
     ValueError
         When they are missing, damaged, or not in the folder itself.
     """
+    import torch
     from safetensors import SafetensorError
     from safetensors.torch import load
 
@@ -145,6 +154,6 @@ def read_tensors(folder: Path, weights: Any) -> dict[str, Tensor]:
             f"{str(expected)[:12]}...; fetch the emulator again"
         )
     try:
-        return dict(load(content))
+        return {n: t.float() if t.dtype == torch.float16 else t for n, t in load(content).items()}
     except SafetensorError as error:
         raise ValueError(f"'{path}' is not a safetensors file: {error}") from error

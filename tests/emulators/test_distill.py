@@ -135,7 +135,11 @@ def test_a_student_is_saved_and_comes_back(student, teacher, tmp_path) -> None:
     again = load(student.save(tmp_path / "again"))
     labels = torch.as_tensor(0.5 * (np.array(teacher.labels.low) + teacher.labels.high))[None]
     wavelength = torch.as_tensor(again.pixels)
-    torch.testing.assert_close(again.flux(labels, wavelength), student.flux(labels, wavelength))
+    torch.testing.assert_close(again.flux(labels, wavelength), student.flux(labels, wavelength),
+                               rtol=0, atol=0)
+    weights = sum(p.numel() for p in student.network.parameters())
+    (file,) = (tmp_path / "again").glob("weights-*.safetensors")
+    assert 2 * weights < file.stat().st_size < 2.5 * weights + 20_000   # 16 bits each
     assert again.provenance["teacher"]["name"] == teacher.name
     torch.testing.assert_close(again.errors.errors, student.errors.errors, atol=2e-5, rtol=0)
 

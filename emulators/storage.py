@@ -2,7 +2,8 @@
 
 An emulator is a folder with ``emulator.json`` and its weights.  Adapters are a folder with
 ``adapter.json`` and the tensors that tell a fine-tuned emulator from its base, whose hash
-they name: they can be put on that base and on no other.
+they name: they can be put on that base and on no other.  Bundles of astro-emulators-toolkit
+are read as well (`emulators.bundles`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from emulators import lora
+from emulators.bundles import is_bundle, read_bundle
 from emulators.emulator import FORMAT, FORMAT_VERSION, Emulator
 from emulators.error_model import ErrorModel
 from emulators.files import (
@@ -34,7 +36,7 @@ ADAPTER_FORMAT = "stellarfit-adapter"
 
 def load(
     name: str | Path, *, device: str | torch.device = "cpu", interpolate: bool = False,
-    base: Emulator | str | Path | None = None,
+    base: Emulator | str | Path | None = None, **told: Any,
 ) -> Emulator:
     """Load an emulator by the name of one that ships, or by its folder.
 
@@ -42,13 +44,17 @@ def load(
     ----------
     name : str or Path
         One of :func:`available`, or the folder written by :meth:`Emulator.save`, or the
-        folder of adapters that a run with ``mode="lora"`` leaves.
+        folder of adapters that a run with ``mode="lora"`` leaves, or a bundle of
+        astro-emulators-toolkit.
     device : str or torch.device
     interpolate : bool
         Let a network that knows only its training pixels interpolate between them.
     base : Emulator or name or path, optional
         What adapters are put on; by default the emulator that ships under the name they
         remember.
+    **told
+        What a bundle does not say of itself, as in :func:`emulators.bundles.read_bundle`:
+        `medium`, always; `names`, `scale`, `wavelength` or `channel`, where they are missing.
 
     Raises
     ------
@@ -56,10 +62,16 @@ def load(
         When nothing of this name exists; the message lists what ships.
     ValueError
         When the folder is not an emulator, its weights are not those it was saved with,
-        or `base` is not the one that the adapters were trained on.
+        `base` is not the one that the adapters were trained on, or a bundle holds or lacks
+        something that stands in the way.
     """
     folder = _folder_of(name)
-    if (folder / "adapter.json").is_file():
+    if told and _is_ours(folder):
+        raise ValueError(f"'{folder}' is no bundle of astro-emulators-toolkit, and nothing else "
+                         f"can be loaded with {', '.join(f'{n}=' for n in told)}")
+    if not _is_ours(folder):
+        emulator = read_bundle(folder, **told)
+    elif (folder / "adapter.json").is_file():
         emulator = _load_adapted(folder, base)
     else:
         state = read_description(folder / "emulator.json", FORMAT, FORMAT_VERSION)
@@ -169,9 +181,13 @@ def available() -> list[str]:
     return sorted(p.parent.name for p in shipped().glob("*/emulator.json"))
 
 
+def _is_ours(folder: Path) -> bool:
+    return any((folder / f).is_file() for f in ("emulator.json", "adapter.json"))
+
+
 def _folder_of(name: str | Path) -> Path:
     for folder in (Path(name), shipped() / name):
-        if any((folder / f).is_file() for f in ("emulator.json", "adapter.json")):
+        if _is_ours(folder) or is_bundle(folder):
             return folder
     raise FileNotFoundError(
         f"no emulator '{name}': neither a folder with an emulator.json nor one that ships "

@@ -106,7 +106,7 @@ def from_columns(
     if changed:
         logger.info("labels renamed: %s", ", ".join(changed))
     return LabelTable(
-        tuple(values), tuple(_unit(n) for n in values),
+        tuple(values), tuple(unit_of(n) for n in values),
         np.stack(list(values.values()), axis=1), renamed, tuple(files),
     )
 
@@ -167,7 +167,8 @@ def _relative_to_hydrogen(
     return found, renamed
 
 
-def _unit(name: str) -> str:
+def unit_of(name: str) -> str:
+    """Return the unit of a label of ours; empty for one that we do not know."""
     return UNITS.get(name, "dex" if name.endswith("_h") else "")
 
 

@@ -14,6 +14,7 @@ and those of products.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -102,7 +103,9 @@ def _spectrum(
     depth, slope = _perceptron(network.head[0], network.head[2], x)       # type: ignore[arg-type]
     if depth.dtype == torch.bfloat16:  # as `Transformer.spectrum` does
         depth, slope = depth.float(), slope.float()
-    return 1.0 - depth.squeeze(-1), -slope.squeeze(-1)
+    flux = network.flux_of(depth.squeeze(-1))
+    rate = 1.0 if network.output == "depth" else math.log(10.0) * flux  # - d flux / d depth
+    return flux, -slope.squeeze(-1) * rate
 
 
 def _attend(

@@ -146,6 +146,8 @@ class Transformer(nn.Module):
     tokens : int, optional
         Number of label tokens that a perceptron makes of all labels, as in the paper; by
         default there is one per label (`emulators.networks.tokens`).
+    hidden : int, optional
+        Neurons of that perceptron; four times `dim` by default.
     periods : (float, float), optional
         Shortest and longest period of the encoding in ln(wavelength); three pixels and
         twice the width of the window by default.
@@ -154,6 +156,8 @@ class Transformer(nn.Module):
         Wavelength of phase zero, Angstrom; the middle of the training pixels by default.
     residual : {"residual", "prenorm"}
         ResiDual, or plain pre-norm.
+    output : {"depth", "log_depth"}
+        What the head gives: 1 - flux, or -log10(flux).
     label_tokens, label_inputs : int, optional
         Of a network that met other labels in its life; see `LabelTokens`.
     """
@@ -166,17 +170,20 @@ class Transformer(nn.Module):
 
     def __init__(
         self, n_label: int, wavelength: Tensor, *, dim: int = 64, layers: int = 6,
-        heads: int = 2, tokens: int | None = None, feedforward: int = 4, head: int = 256,
-        periods: Sequence[float] | None = None, n_period: int = 64,
-        reference: float | None = None, residual: str = "residual",
-        label_tokens: int | None = None, label_inputs: int | None = None,
+        heads: int = 2, tokens: int | None = None, hidden: int | None = None,
+        feedforward: int = 4, head: int = 256, periods: Sequence[float] | None = None,
+        n_period: int = 64, reference: float | None = None, residual: str = "residual",
+        output: str = "depth", label_tokens: int | None = None,
+        label_inputs: int | None = None,
     ) -> None:
         super().__init__()
         if dim % heads:
             raise ValueError(f"dim must be a multiple of heads, got {dim} and {heads}")
         if residual not in ("residual", "prenorm"):
             raise ValueError(f"unknown residual {residual!r}; valid: residual, prenorm")
-        self.residual = residual
+        if output not in ("depth", "log_depth"):
+            raise ValueError(f"unknown output {output!r}; valid: depth, log_depth")
+        self.residual, self.output = residual, output
         log_wavelength = torch.log(wavelength.double())
         if periods is None:
             window = float(log_wavelength[-1] - log_wavelength[0])
@@ -189,6 +196,9 @@ class Transformer(nn.Module):
             "n_period": n_period, "reference": reference, "residual": residual,
             "label_tokens": label_tokens, "label_inputs": label_inputs,
         }
+        # Younger than some runs, which must find their network unchanged to go on.
+        younger = {"hidden": (hidden, None), "output": (output, "depth")}
+        self.config |= {n: value for n, (value, usual) in younger.items() if value != usual}
         self.encoding = WavelengthEncoding(reference, periods, n_period)
         self.embed_wavelength = nn.Linear(2 * n_period, dim)
         self.embed_labels: nn.Module
@@ -196,9 +206,10 @@ class Transformer(nn.Module):
             self.embed_labels = LabelTokens(n_label, dim, tokens=label_tokens,
                                             inputs=label_inputs)
         else:
+            hidden = hidden or 4 * dim
             self.embed_labels = nn.Sequential(
-                nn.Linear(n_label, 4 * dim), nn.GELU(approximate="tanh"),
-                nn.Linear(4 * dim, tokens * dim), nn.Unflatten(-1, (tokens, dim)), RMSNorm(dim),
+                nn.Linear(n_label, hidden), nn.GELU(approximate="tanh"),
+                nn.Linear(hidden, tokens * dim), nn.Unflatten(-1, (tokens, dim)), RMSNorm(dim),
             )
         self.query_norm = RMSNorm(dim) if residual == "residual" else nn.Identity()
         self.blocks = nn.ModuleList(Block(dim, heads, feedforward) for _ in range(layers))
@@ -241,7 +252,11 @@ class Transformer(nn.Module):
         # Most pixels are continuum: the network predicts what the lines take away; near 1,
         # bfloat16 could not tell fluxes apart by less than 0.004.
         depth: Tensor = self.head(x).squeeze(-1)
-        return 1.0 - (depth.float() if depth.dtype == torch.bfloat16 else depth)
+        return self.flux_of(depth.float() if depth.dtype == torch.bfloat16 else depth)
+
+    def flux_of(self, depth: Tensor) -> Tensor:
+        """Return the flux that the head means by a number."""
+        return 1.0 - depth if self.output == "depth" else 10.0 ** -depth
 
     def _residual_stream(self, query: Tensor, folded: Folded) -> Tensor:
         x, d = self.query_norm(query), query

@@ -24,11 +24,11 @@ def derivatives(function, labels: Tensor, ways: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("residual", ["residual", "prenorm"])
-@pytest.mark.parametrize("tokens", [5, None])
-def test_the_transformers_own_derivatives_are_those_of_autograd(residual, tokens) -> None:
+@pytest.mark.parametrize(("tokens", "output"), [(5, "depth"), (None, "depth"), (5, "log_depth")])
+def test_the_transformers_own_derivatives_are_those_of_autograd(residual, tokens, output) -> None:
     torch.manual_seed(1)
     network = Transformer(6, PIXELS, dim=24, layers=3, heads=4, tokens=tokens, n_period=8, head=16,
-                          residual=residual).double()
+                          residual=residual, output=output).double()
     with torch.no_grad():
         for name, parameter in network.named_parameters():
             if "norm" in name:

@@ -19,7 +19,7 @@ PIXELS = 5150.0 * torch.exp(1e-5 * torch.arange(400, dtype=torch.float64))
 RESIDUALS = ["residual", "prenorm"]
 
 
-def network(residual: str, **options: int) -> Transformer:
+def network(residual: str, **options: int | str) -> Transformer:
     torch.manual_seed(3)
     shape = {"dim": 24, "layers": 3, "heads": 4, "tokens": 5, "n_period": 8, "head": 16}
     model = Transformer(6, PIXELS, residual=residual, **{**shape, **options}).double()
@@ -100,6 +100,19 @@ def test_the_two_residuals_differ(residual: str, labels: Tensor) -> None:
     assert not torch.allclose(network(residual)(labels, PIXELS), network(other)(labels, PIXELS))
 
 
+def test_a_head_may_give_the_logarithm_of_the_flux(labels: Tensor) -> None:
+    depth = 1.0 - network("prenorm")(labels, PIXELS)
+    flux = network("prenorm", output="log_depth")(labels, PIXELS)
+    torch.testing.assert_close(flux, 10.0**-depth, rtol=1e-12, atol=0)
+
+
+def test_options_that_came_later_are_told_only_where_they_are_used() -> None:
+    assert not {"hidden", "output"} & set(network("prenorm").config)
+    config = network("prenorm", hidden=7, output="log_depth").config
+    assert (config["hidden"], config["output"]) == (7, "log_depth")
+    assert Transformer(6, PIXELS, **config).embed_labels[0].out_features == 7
+
+
 @pytest.mark.parametrize("residual", RESIDUALS)
 @pytest.mark.parametrize("chunk", [1, 200, 10**6])
 def test_evaluation_in_chunks_equals_one_pass(
@@ -173,6 +186,7 @@ def test_gradients_agree_with_finite_differences(residual: str, labels: Tensor) 
 @pytest.mark.parametrize(("options", "sentence"), [
     ({"dim": 10, "heads": 4}, "dim must be a multiple of heads, got 10 and 4"),
     ({"residual": "postnorm"}, "unknown residual 'postnorm'; valid: residual, prenorm"),
+    ({"output": "lines"}, "unknown output 'lines'; valid: depth, log_depth"),
     ({"periods": (0.1, 0.01)}, "periods must be 0 < shortest < longest"),
 ])
 def test_impossible_options_are_refused(options: dict[str, object], sentence: str) -> None:

@@ -1,0 +1,1 @@
+"""Other packages that emulate spectra or fit them, measured against ours."""

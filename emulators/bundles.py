@@ -130,7 +130,9 @@ def read_bundle(
             "version": metadata.get("provenance", {}).get("toolkit_version"),
         }},
     )
-    emulator.sha256 = hashlib.sha256(files[WEIGHTS]).hexdigest()
+    # Of all that makes the fluxes what they are: the files, and what the caller chose.
+    chosen = json.dumps([channel, labels.to_dict(), pixels.tolist()]).encode()
+    emulator.sha256 = hashlib.sha256(files[MANIFEST] + chosen).hexdigest()
     return emulator
 
 

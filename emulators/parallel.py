@@ -73,11 +73,7 @@ def processes(device: str) -> Processes:
     ValueError
         For a device that this machine, or this build of torch, does not have.
     """
-    try:
-        torch.empty(1, device=device)
-    except (AssertionError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"device {device!r} cannot be used here ({reason}); cpu can") from error
+    check_device(device)
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
         return Processes(0, 1, device)
@@ -89,6 +85,16 @@ def processes(device: str) -> Processes:
         distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
         atexit.register(_part)
     return Processes(distributed.get_rank(), world, device)
+
+
+def check_device(device: str | torch.device) -> None:
+    """Raise ValueError for a device that this machine, or this build of torch, does not have."""
+    try:
+        torch.empty(1, device=device)
+    except (AssertionError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device {str(device)!r} cannot be used here ({reason}); cpu can"
+                         ) from error
 
 
 def _part() -> None:

@@ -30,6 +30,7 @@ from emulators.files import (
 )
 from emulators.labels import Domain, LabelSet
 from emulators.networks import build
+from emulators.parallel import check_device
 
 ADAPTER_FORMAT = "stellarfit-adapter"
 
@@ -61,10 +62,11 @@ def load(
     FileNotFoundError
         When nothing of this name exists; the message lists what ships.
     ValueError
-        When the folder is not an emulator, its weights are not those it was saved with,
-        `base` is not the one that the adapters were trained on, or a bundle holds or lacks
-        something that stands in the way.
+        For a device that is not here; when the folder is not an emulator, its weights are
+        not those it was saved with, `base` is not the one that the adapters were trained on,
+        or a bundle holds or lacks something that stands in the way.
     """
+    check_device(device)
     folder = _folder_of(name)
     if told and _is_ours(folder):
         raise ValueError(f"'{folder}' is no bundle of astro-emulators-toolkit, and nothing else "

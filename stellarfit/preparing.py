@@ -84,14 +84,14 @@ def in_batches(
         yield plan.problems(seen[first:first + at_once], start, alone=len(seen) == 1)
 
 
-def loaded(emulator: str | Path | Emulator) -> Emulator:
-    """Return an emulator from its name, its path or itself."""
+def loaded(emulator: str | Path | Emulator, device: str = "cpu") -> Emulator:
+    """Return an emulator from its name or its path, on a device, or itself, where it is."""
     if isinstance(emulator, Emulator):
         return emulator
     if not isinstance(emulator, (str, Path)):
         raise ValueError(f"emulator is {type(emulator).__name__}; expected a name, a path or "
                          "an Emulator")
-    return emulators.load(emulator)
+    return emulators.load(emulator, device=device)
 
 
 def listed(names: str | Sequence[str] | None) -> list[str] | None:

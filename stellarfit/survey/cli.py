@@ -35,6 +35,7 @@ def survey_command() -> None:
 @settings_options
 @click.option("--batch", type=click.IntRange(1), default=64, show_default=True,
               help="Stars side by side; memory grows with it.")
+@click.option("--device", help="Where to compute: cpu (the default), cuda, ...")
 @click.option("--shard", type=click.IntRange(1), default=512, show_default=True,
               help="Stars that are written together; changes no row.")
 @click.option("--models/--no-models", default=False, show_default=True,

@@ -85,6 +85,8 @@ class Engine:
     ----------
     batch : int
         Stars that are fitted side by side; memory grows with it.
+    device : str
+        ``cpu``, ``cuda``, ...: where an emulator given by name or path is, and the work with it.
     emulator, instrument, resolution, continuum, free, fixed, tied, priors, calibration, method, \
 emulator_error, jitter, robust, correlation, seed
         As in :func:`stellarfit.fit`.
@@ -96,7 +98,8 @@ emulator_error, jitter, robust, correlation, seed
     """
 
     def __init__(
-        self, *, batch: int = 64, emulator: str | Path | Emulator = DEFAULT_EMULATOR,
+        self, *, batch: int = 64, device: str = "cpu",
+        emulator: str | Path | Emulator = DEFAULT_EMULATOR,
         instrument: Any = None, resolution: Any = None, continuum: Any = 3,
         free: Sequence[str] | None = None, fixed: Mapping[str, float] | None = None,
         tied: Mapping[str, str] | None = None, priors: Mapping[str, Prior | str] | None = None,
@@ -109,7 +112,7 @@ emulator_error, jitter, robust, correlation, seed
         if batch < 1:
             raise ValueError(f"batch is {batch}; expected at least 1 star")
         self.batch, self.method = batch, method
-        self.emulator = loaded(emulator)
+        self.emulator = loaded(emulator, device)
         _check_observing(instrument, resolution, continuum)
         Noise(torch.ones(1, 1), correlation)
         if isinstance(calibration, (str, Path)):

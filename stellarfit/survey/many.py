@@ -59,7 +59,8 @@ def fit_many(
     progress : bool, optional
         Show a bar; by default where there is a terminal.
     **options
-        Those of :func:`stellarfit.fit` on instrument, emulator, parameters and noise.
+        Those of :func:`stellarfit.fit` on instrument, emulator, parameters and noise; and
+        ``device``, such as ``"cuda"``, of an emulator given by name or path.
 
     Returns
     -------

@@ -242,8 +242,8 @@ def run(
     again : bool
         Fit everything again.
     medium, models, batch, **options
-        As of :func:`stellarfit.fit_many`; `models` says whether to keep results in full.  Options
-        are plain: names and numbers, no objects.
+        As of :func:`stellarfit.fit_many`; `models` says whether to keep results in full.
+        Options, ``device`` among them, are plain: names and numbers, no objects.
     progress : bool, optional
 
     Returns

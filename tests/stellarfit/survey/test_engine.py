@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import stellarfit
 from stellarfit import Spectrum
@@ -18,6 +19,22 @@ from tests.stellarfit.survey.conftest import SETTINGS
 @pytest.fixture(scope="module")
 def engine(cannon: Path) -> Engine:
     return Engine(emulator=cannon, **SETTINGS)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_stars_have_the_labels_that_they_have_here(
+    engine: Engine, cannon: Path, stars: tuple[list[Any], dict[str, Any]]
+) -> None:
+    there = Engine(emulator=cannon, device="cuda", **SETTINGS)
+    assert there.emulator.device.type == "cuda"
+    for one, other in zip(outcomes(engine, stars[0]), outcomes(there, stars[0]), strict=True):
+        errors = np.array([one.errors[n] for n in one.names])
+        assert (np.abs(one.values - other.values) < 0.05 * errors).all()
+
+
+def test_a_device_that_is_not_here_is_refused(cannon: Path) -> None:
+    with pytest.raises(ValueError, match="device 'cuda:77' cannot be used here"):
+        Engine(emulator=cannon, device="cuda:77", **SETTINGS)
 
 
 def outcomes(engine: Engine, stars: list[Any]) -> list[Any]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from stellarfit.posterior.sampling import sample, sample_batch
     from stellarfit.quality import Flag
     from stellarfit.readers import read, read_all
+    from stellarfit.report.writing import write_report
     from stellarfit.result import FitResult, load_result
     from stellarfit.spectrum import Spectrum, from_specutils
     from stellarfit.survey.many import fit_many
@@ -30,7 +31,7 @@ __all__ = [
     "Calibration", "FitResult", "Flag", "Instrument", "Posterior", "Spectrum",
     "calibrate", "compare", "fit", "fit_batch", "fit_many", "from_specutils", "load_calibration",
     "load_posterior", "load_result", "plot_corner", "plot_fit", "plot_lsf", "plot_residuals",
-    "read", "read_all", "sample", "sample_batch",
+    "read", "read_all", "sample", "sample_batch", "write_report",
 ]
 
 # Loaded at first use, so that the command line can answer --help without torch.
@@ -43,7 +44,7 @@ _HOMES = {
     "load_result": "result", "plot_corner": "posterior.plot", "plot_fit": "plot",
     "plot_lsf": "lsf_plot", "plot_residuals": "plot", "read": "readers",
     "read_all": "readers", "sample": "posterior.sampling",
-    "sample_batch": "posterior.sampling",
+    "sample_batch": "posterior.sampling", "write_report": "report.writing",
 }
 
 

@@ -36,7 +36,7 @@ def test_the_public_names_are_these_and_can_be_had():
         "Calibration", "FitResult", "Flag", "Instrument", "Posterior", "Spectrum", "calibrate",
         "compare", "fit", "fit_batch", "fit_many", "from_specutils", "load_calibration",
         "load_posterior", "load_result", "plot_corner", "plot_fit", "plot_lsf", "plot_residuals",
-        "read", "read_all", "sample", "sample_batch",
+        "read", "read_all", "sample", "sample_batch", "write_report",
     ]
     for module in (emulators, stellarfit):
         assert all(getattr(module, name).__doc__ for name in module.__all__)

@@ -9,7 +9,7 @@ OUT ?= out
 
 $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[plot,dev,synthesis,bayes,survey]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[plot,report,dev,synthesis,bayes,survey]'
 	touch $@
 
 fit: $(VENV)/.installed  ## fit the example star with the shipped emulator

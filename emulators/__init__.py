@@ -9,19 +9,23 @@ if TYPE_CHECKING:
     from emulators.distillation import distill
     from emulators.emulator import DomainWarning, Emulator
     from emulators.grid import Grid
+    from emulators.grid_plot import plot_grid
     from emulators.labels import Domain, LabelSet
     from emulators.lora import Lora
     from emulators.metrics import evaluate
     from emulators.model_card import card, measure_errors
     from emulators.recipe import Recipe
+    from emulators.sensitivity_plot import plot_sensitivity
     from emulators.storage import available, load
     from emulators.synthesis.recipe import GridRecipe
     from emulators.synthesis.synthesize import synthesize
     from emulators.training import train
+    from emulators.training_plot import plot_training
 
 __all__ = [
     "Domain", "DomainWarning", "Emulator", "Grid", "GridRecipe", "LabelSet", "Lora", "Recipe",
-    "available", "card", "distill", "evaluate", "load", "measure_errors", "synthesize", "train",
+    "available", "card", "distill", "evaluate", "load", "measure_errors", "plot_grid",
+    "plot_sensitivity", "plot_training", "synthesize", "train",
 ]
 
 # Loaded at first use, so that the command line can answer --help without torch.
@@ -30,7 +34,8 @@ _HOMES = {
     "GridRecipe": "synthesis.recipe", "LabelSet": "labels", "Lora": "lora", "Recipe": "recipe",
     "available": "storage", "card": "model_card", "distill": "distillation",
     "evaluate": "metrics", "load": "storage", "measure_errors": "model_card",
-    "synthesize": "synthesis.synthesize", "train": "training",
+    "plot_grid": "grid_plot", "plot_sensitivity": "sensitivity_plot",
+    "plot_training": "training_plot", "synthesize": "synthesis.synthesize", "train": "training",
 }
 
 

@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from emulators.files import atomic_write
 from emulators.grid import Grid
+from emulators.picture import GREY, INK, VERMILION, finish, new_figure
 
-# Hues that stay apart for the colour-blind and in grey (Okabe & Ito); cividis for the same reason.
-TRAIN, VALIDATION, LINE = "#BBBBBB", "#D55E00", "#222222"
-COLOURS = "cividis"
+TRAIN, VALIDATION, LINE = GREY, VERMILION, INK
+COLOURS = "cividis"  # even in grey, and for the colour-blind
 SHOWN, SAMPLE = 6, 500
 NAMES = {"teff": "Teff", "logg": "log g", "vmic": "vmic", "vmac": "vmac", "vsini": "v sin i"}
 FIRST = ("teff", "logg", "fe_h", "vmic", "mg_h", "c_h", "si_h", "ca_h", "ti_h")
@@ -39,12 +38,8 @@ def plot_grid(grid: Grid, path: str | Path | None = None) -> Any:
     --------
     >>> plot_grid(Grid("mine.h5"), "mine.png")                            # doctest: +SKIP
     """
-    try:
-        from matplotlib.figure import Figure  # no pyplot: no window system, no global state
-    except ImportError as error:
-        raise ImportError("plots need matplotlib: pip install 'stellarfit[plot]'") from error
+    figure = new_figure(12, 10)
     labels = varying(grid)
-    figure: Any = Figure(figsize=(12, 10), layout="constrained")
     above, below = figure.subfigures(2, 1, height_ratios=[3, 2])
     top, bottom = above.subplots(2, 1, height_ratios=[2.6, 1], sharex=True)
     _draw_spectra(top, grid, labels)
@@ -61,11 +56,7 @@ def plot_grid(grid: Grid, path: str | Path | None = None) -> Any:
     axes["0"].legend(loc="upper center", ncols=2, fontsize=7, frameon=False)
     above.suptitle(f"{grid.path.name}: {grid.n_spec} spectra, {len(labels)} of "
                    f"{len(grid.label_set)} labels vary", x=0.01, ha="left", fontsize=11)
-    if path is None:
-        return figure
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, dpi=150)
-    return Path(path)
+    return finish(figure, path)
 
 
 def varying(grid: Grid) -> list[str]:

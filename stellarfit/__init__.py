@@ -14,11 +14,15 @@ if TYPE_CHECKING:
     from stellarfit.calibration import Calibration, calibrate, load_calibration
     from stellarfit.fitting import fit, fit_batch
     from stellarfit.instrument import Instrument
+    from stellarfit.lsf_plot import plot_lsf
+    from stellarfit.plot import plot_fit, plot_residuals
     from stellarfit.posterior.comparison import compare
+    from stellarfit.posterior.plot import plot_corner
     from stellarfit.posterior.result import Posterior, load_posterior
     from stellarfit.posterior.sampling import sample, sample_batch
     from stellarfit.quality import Flag
     from stellarfit.readers import read, read_all
+    from stellarfit.report.writing import write_report
     from stellarfit.result import FitResult, load_result
     from stellarfit.spectrum import Spectrum, from_specutils
     from stellarfit.survey.many import fit_many
@@ -26,8 +30,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Calibration", "FitResult", "Flag", "Instrument", "Posterior", "Spectrum",
     "calibrate", "compare", "fit", "fit_batch", "fit_many", "from_specutils", "load_calibration",
-    "load_posterior", "load_result", "read", "read_all", "sample",
-    "sample_batch",
+    "load_posterior", "load_result", "plot_corner", "plot_fit", "plot_lsf", "plot_residuals",
+    "read", "read_all", "sample", "sample_batch", "write_report",
 ]
 
 # Loaded at first use, so that the command line can answer --help without torch.
@@ -37,9 +41,10 @@ _HOMES = {
     "calibrate": "calibration", "compare": "posterior.comparison", "fit": "fitting",
     "fit_batch": "fitting", "fit_many": "survey.many", "from_specutils": "spectrum",
     "load_calibration": "calibration", "load_posterior": "posterior.result",
-    "load_result": "result", "read": "readers",
+    "load_result": "result", "plot_corner": "posterior.plot", "plot_fit": "plot",
+    "plot_lsf": "lsf_plot", "plot_residuals": "plot", "read": "readers",
     "read_all": "readers", "sample": "posterior.sampling",
-    "sample_batch": "posterior.sampling",
+    "sample_batch": "posterior.sampling", "write_report": "report.writing",
 }
 
 

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stellarfit.cli_options import FAILURES, given, names, numbers, settings_options
+from stellarfit.naming import stem_of
+from stellarfit.report.cli import report_command
 from stellarfit.survey.cli import survey_command
 
 if TYPE_CHECKING:
@@ -51,9 +53,11 @@ def main() -> None:
     \b
     stellarfit fit star.fits --instrument harps -o out
     stellarfit sample star.fits --resolution 47000 --free teff,logg,vmic,fe_h,rv
+    stellarfit report out/star.h5 -o star.html
     """
 
 
+main.add_command(report_command)
 main.add_command(survey_command)
 
 
@@ -244,7 +248,7 @@ def _settle(
     files: tuple[str, ...], options: dict[str, Any], threads: int, verbose: bool
 ) -> dict[str, Any]:
     """Load the emulator once for all files; set up torch and logging."""
-    stems = [_stem(f) for f in files]
+    stems = [stem_of(f) for f in files]
     if twice := sorted({s for s in stems if stems.count(s) > 1}):
         raise click.ClickException(
             f"several files would be written as {', '.join(twice)}: fit them into folders of "
@@ -281,7 +285,7 @@ def _each(
         try:
             report.append({"file": file, "name": stem, **make()})
         except FAILURES as error:
-            where = file if stem == _stem(file) else f"{file}, {stem}"
+            where = file if stem == stem_of(file) else f"{file}, {stem}"
             report.append({"file": file, "name": stem, "error": _report(where, error)})
 
     waiting: dict[bytes, list[tuple[str, str, Any]]] = {}
@@ -330,7 +334,7 @@ def _read(group: list[str], medium: str | None, targets: tuple[str, ...]) -> dic
     import stellarfit
 
     known = {"medium": medium} if medium else {}
-    stem = _stem(group[0])
+    stem = stem_of(group[0])
     if len(group) > 1:
         return {stem: [stellarfit.read(f, **known) for f in group]}
     stars = stellarfit.read_all(group[0], **known)
@@ -347,14 +351,6 @@ def _report(where: str, error: Exception) -> str:
     said = " ".join(str(error).split())
     click.echo(f"Error: {said if where in said else f'{where}: {said}'}", err=True)
     return str(error)
-
-
-def _stem(file: str) -> str:
-    """Return the name that the results of a file get."""
-    name = Path(file).name
-    for suffix in (".gz", Path(name.removesuffix(".gz")).suffix):
-        name = name.removesuffix(suffix)
-    return name
 
 
 def _finite(value: float) -> float | None:

@@ -7,32 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from emulators.files import atomic_write
+from emulators.picture import BLUE, GREY, INK, VERMILION, finish, new_figure
 from stellarfit.quality import describe
 
 if TYPE_CHECKING:
     from stellarfit.result import ArmFit, FitResult
 
-# Two hues that stay apart for the colour-blind and in grey (Okabe & Ito).
-DATA, MODEL, MASKED = "#222222", "#D55E00", "#BBBBBB"
-
-
-def _pyplot() -> Any:
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise ImportError("plots need matplotlib: pip install 'stellarfit[plot]'") from error
-    return plt
-
-
-def finish(figure: Any, path: str | Path | None) -> Any:
-    """Return a figure, or write it to a path and return that."""
-    if path is None:
-        return figure
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, dpi=150)
-    _pyplot().close(figure)
-    return Path(path)
+DATA, MODEL, MASKED = INK, VERMILION, GREY
 
 
 def plot_fit(result: FitResult, path: str | Path | None = None) -> Any:
@@ -45,14 +26,20 @@ def plot_fit(result: FitResult, path: str | Path | None = None) -> Any:
     path : str or Path, optional
         Write the picture there (format by suffix) and return the path; otherwise return
         the matplotlib figure.
+
+    Raises
+    ------
+    ImportError
+        Without matplotlib.
+
+    Examples
+    --------
+    >>> plot_fit(stellarfit.load_result("out/star.h5"), "fit.png")        # doctest: +SKIP
     """
-    plt = _pyplot()
     arms = result.by_arm()
     rows = [[f"{kind}{i}", "labels"] for i in range(len(arms)) for kind in ("flux", "residual")]
-    figure, axes = plt.subplot_mosaic(
-        rows, figsize=(14, 2.0 + 4.5 * len(arms)), layout="constrained",
-        height_ratios=[3, 1] * len(arms), width_ratios=[5, 1],
-    )
+    figure = new_figure(14, 2.0 + 4.5 * len(arms))
+    axes = figure.subplot_mosaic(rows, height_ratios=[3, 1] * len(arms), width_ratios=[5, 1])
     for i, arm in enumerate(arms):
         _plot_arm(axes[f"flux{i}"], axes[f"residual{i}"], arm)
     title = f"{result.name or 'spectrum'}   {result.provenance['emulator']}, "
@@ -61,6 +48,68 @@ def plot_fit(result: FitResult, path: str | Path | None = None) -> Any:
     axes["labels"].text(0.0, 1.0, _margin(result), transform=axes["labels"].transAxes,
                         va="top", family="monospace", fontsize=8)
     return finish(figure, path)
+
+
+def plot_residuals(result: FitResult, path: str | Path | None = None) -> Any:
+    """Draw residuals in units of the noise against wavelength, and how they are distributed.
+
+    Where the model is right they scatter about zero like the Gaussian that is drawn beside them;
+    runs of one sign are lines that the model has wrong.
+
+    Parameters
+    ----------
+    result : FitResult
+        With a row of panels for each arm.
+    path : str or Path, optional
+        Write the picture there (format by suffix) and return the path; otherwise return
+        the matplotlib figure.
+
+    Raises
+    ------
+    ImportError
+        Without matplotlib.
+
+    Examples
+    --------
+    >>> plot_residuals(stellarfit.load_result("out/star.h5"), "residuals.png")  # doctest: +SKIP
+    """
+    arms = result.by_arm()
+    figure = new_figure(12, 0.8 + 2.9 * len(arms))
+    rows = figure.subplots(len(arms), 2, squeeze=False, sharey="row",
+                           gridspec_kw={"width_ratios": [5, 1]})
+    for (left, right), arm in zip(rows, arms, strict=True):
+        _plot_pulls(left, right, arm)
+    rows[-1, 1].set_xlabel("fraction of pixels")
+    figure.suptitle(f"{result.name or 'spectrum'}   chi2/dof {result.reduced_chi2:.2f}, residual "
+                    f"scatter {100 * result.residual_rms:.2f} % of the continuum",
+                    x=0.01, ha="left", fontsize=10)
+    return finish(figure, path)
+
+
+def _plot_pulls(left: Any, right: Any, arm: ArmFit) -> None:
+    """Draw one arm's residuals in units of the given noise, and their histogram."""
+    pull = (arm.flux - arm.model) * np.sqrt(arm.spectrum.ivar)
+    left.plot(arm.wavelength, np.where(arm.used, pull, np.nan), color=DATA, lw=0.6)
+    for level in (-3.0, 0.0, 3.0):
+        left.axhline(level, color=MODEL, lw=0.9, ls="-" if level == 0 else "--")
+    _shade_unused(left, arm)
+    left.margins(x=0)
+    left.set_ylabel("residual / noise" + (f", {arm.name}" if arm.name else ""))
+    left.set_xlabel(f"wavelength in {arm.spectrum.medium} (Å)")
+    pulls = pull[arm.used]
+    if not len(pulls):
+        left.set_title(f"arm {arm.name}: no pixel used", fontsize=9)
+        return
+    reach = float(np.clip(1.2 * np.percentile(np.abs(pulls), 99.8), 4.0, 30.0))
+    left.set_ylim(-reach, reach)
+    bins = np.linspace(-reach, reach, 41)
+    share = np.full(len(pulls), 1.0 / len(pulls))
+    right.hist(pulls, bins, weights=share, orientation="horizontal", color=MASKED,
+               label="residuals")
+    x = np.linspace(-reach, reach, 400)
+    gaussian = np.exp(-0.5 * x**2) / np.sqrt(2.0 * np.pi) * (bins[1] - bins[0])
+    right.plot(gaussian, x, color=BLUE, ls="--", lw=1.5, label="noise")
+    right.legend(loc="upper right", fontsize=8, frameon=False)
 
 
 def _plot_arm(top: Any, bottom: Any, arm: ArmFit) -> None:

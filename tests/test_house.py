@@ -29,12 +29,14 @@ def imported(path: Path) -> set[str]:
 def test_the_public_names_are_these_and_can_be_had():
     assert emulators.__all__ == [
         "Domain", "DomainWarning", "Emulator", "Grid", "GridRecipe", "LabelSet", "Lora", "Recipe",
-        "available", "card", "distill", "evaluate", "load", "measure_errors", "synthesize", "train",
+        "available", "card", "distill", "evaluate", "load", "measure_errors", "plot_grid",
+        "plot_sensitivity", "plot_training", "synthesize", "train",
     ]
     assert stellarfit.__all__ == [
         "Calibration", "FitResult", "Flag", "Instrument", "Posterior", "Spectrum", "calibrate",
         "compare", "fit", "fit_batch", "fit_many", "from_specutils", "load_calibration",
-            "load_posterior", "load_result", "read", "read_all", "sample", "sample_batch",
+        "load_posterior", "load_result", "plot_corner", "plot_fit", "plot_lsf", "plot_residuals",
+        "read", "read_all", "sample", "sample_batch", "write_report",
     ]
     for module in (emulators, stellarfit):
         assert all(getattr(module, name).__doc__ for name in module.__all__)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stellarfit.plot import DATA, MODEL, finish
+from emulators.picture import BLUE, GREEN, GREY, finish, new_figure
+from stellarfit.plot import DATA, MODEL
 from stellarfit.posterior.result import digits_of
 
 if TYPE_CHECKING:
@@ -38,7 +39,30 @@ def _headline(posterior: Posterior, width: int) -> str:
 def plot_corner(
     posterior: Posterior, path: str | Path | None = None, names: Sequence[str] | None = None
 ) -> Any:
-    """Draw all pairs of parameters; the fit's values as lines."""
+    """Draw all pairs of parameters; the fit's values as lines.
+
+    Parameters
+    ----------
+    posterior : Posterior
+    path : str or Path, optional
+        Write the picture there (format by suffix) and return the path; otherwise return
+        the matplotlib figure.
+    names : sequence of str, optional
+        Free or derived parameters; by default all that are free.
+
+    Raises
+    ------
+    ValueError
+        When there are hardly more samples than parameters.
+    KeyError
+        For a name that was not sampled.
+    ImportError
+        Without matplotlib and corner.
+
+    Examples
+    --------
+    >>> plot_corner(posterior, "corner.png", names=["teff", "logg"])      # doctest: +SKIP
+    """
     try:
         import corner
     except ImportError as error:
@@ -53,8 +77,9 @@ def plot_corner(
     fitted = [free.get(n, posterior.fit.labels.get(n, np.nan)) for n in names]
     size = float(np.clip(LARGEST / len(names), 0.9, 2.2))
     text = 6.0 + 1.5 * (size - 0.9)
-    figure = corner.corner(
-        np.column_stack([posterior.of(n) for n in names]),
+    figure = new_figure(LARGEST, LARGEST, constrained=False)
+    corner.corner(
+        np.column_stack([posterior.of(n) for n in names]), fig=figure,
         labels=[titles.get(n, f"{n} (dex)") for n in names], truths=fitted, truth_color=MODEL,
         color=DATA, quantiles=[0.1587, 0.5, 0.8413], label_kwargs={"fontsize": text},
         max_n_ticks=3, labelpad=0.4 / size - 0.24, truth_kwargs={"lw": 0.8},
@@ -80,16 +105,14 @@ def plot_corner(
 
 def plot_trace(posterior: Posterior, path: str | Path | None = None) -> Any:
     """Draw every walker step by step, a row per parameter; the burn-in is grey."""
-    from matplotlib.figure import Figure
-
     count = len(posterior.names)
-    figure = Figure(figsize=(8.0, 0.9 * count + 1.0), layout="constrained")
+    figure = new_figure(8.0, 0.9 * count + 1.0)
     rows = figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0]
     titles = _titles(posterior)
     # draws that know nothing of the one before are joined by no line
     alone = posterior.fit.provenance.get("sampler") == "importance"
     style: dict[str, Any] = {"ls": "", "marker": ".", "ms": 2.0} if alone else {"lw": 0.3}
-    colours = [DATA, "#7a7a7a", "#a0522d", "#2e6e8e"]
+    colours = [DATA, BLUE, GREEN, GREY]
     for i, (axes, name) in enumerate(zip(rows, posterior.names, strict=True)):
         for k, chain in enumerate(posterior.chain):
             axes.plot(chain[..., i], color=colours[k % len(colours)], alpha=0.4, **style)
@@ -108,11 +131,9 @@ def plot_predictive(posterior: Posterior, path: str | Path | None = None) -> Any
 
     The interval is that of the model alone: noise comes on top of it.
     """
-    from matplotlib.figure import Figure
-
     fit = posterior.fit
     arms = fit.by_arm()
-    figure = Figure(figsize=(12.0, 1.0 + 3.6 * len(arms)), layout="constrained")
+    figure = new_figure(12.0, 1.0 + 3.6 * len(arms))
     panels = figure.subplots(2 * len(arms), 1, squeeze=False, height_ratios=[2, 1] * len(arms))
     first = 0
     for k, arm in enumerate(arms):

@@ -25,6 +25,7 @@ from emulators.config import Config
 RESULTS = Path(__file__).parent / "results"
 ROOT = Path(__file__).parents[1]
 SHIPPED = ROOT / "data" / "emulators"
+CARDS = ROOT / "docs" / "cards"
 RECIPE = ROOT / "data" / "trainings" / "two-cores.toml"
 MEASURED_ON = {"mgb-base": "mgb-pretrain.h5", "mgb-fgk": "mgb-fgk.h5",
                "halpha-fgk": "halpha-fgk.h5"}
@@ -82,12 +83,10 @@ def ship(emulator: emulators.Emulator, grid: emulators.Grid) -> None:
     emulator.card = emulators.card(emulator, grid) | {"limits": LIMITS[emulator.name]}
     emulator.errors = emulators.measure_errors(emulator, grid)
     emulator.save(SHIPPED / emulator.name)
-    page = ROOT / "docs" / "cards" / f"{emulator.name}.md"
-    page.parent.mkdir(exist_ok=True)
-    page.write_text(in_words(emulator))
+    (CARDS / f"{emulator.name}.md").write_text(in_words(emulator))
 
 
-def in_words(emulator: emulators.Emulator) -> str:
+def in_words(emulator: emulators.Emulator, written_by: str = "benchmarks.train_shipped") -> str:
     """Return a model card as a page to read."""
     card, history = emulator.card, emulator.provenance
     low, high = emulator.wavelength_range
@@ -127,7 +126,7 @@ def in_words(emulator: emulators.Emulator) -> str:
         "**Smoothness.** Moving one label through a tenth of its range, the 99.9th percentile "
         f"of the distance of a pixel's curve from a cubic is {ripple}.", "",
         "**Limits.**", "", *(f"- {limit}" for limit in card["limits"]), "",
-        "Written by `python -m benchmarks.train_shipped`.", "",
+        f"Written by `python -m {written_by}`.", "",
     ]
     return "\n".join(lines)
 

@@ -158,8 +158,10 @@ def keys_of(rows: Tensor) -> list[bytes]:
     return [row.tobytes() for row in rows.detach().cpu().numpy()]
 
 
-def remember(memory: dict[bytes, Tensor], fluxes: dict[bytes, Tensor]) -> None:
-    """Keep fluxes (n_pix,), and forget the oldest of too many."""
-    memory.update({k: f.clone() for k, f in fluxes.items() if k not in memory})
-    for key in list(memory)[:max(0, len(memory) - REMEMBERED)]:
+def remember(
+    memory: dict[bytes, Tensor], found: dict[bytes, Tensor], most: int = REMEMBERED
+) -> None:
+    """Keep what was found for stars, each by itself, and forget the oldest of too many."""
+    memory.update({k: f.clone() for k, f in found.items() if k not in memory})
+    for key in list(memory)[:max(0, len(memory) - most)]:
         del memory[key]

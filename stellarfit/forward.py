@@ -33,8 +33,8 @@ from stellarfit.parameters import RESOLUTION_MARGIN, SHARED, Parameters
 
 #: room (km/s) for rotation around observed pixels, beyond the range of velocities
 ROTATION_MARGIN = 300.0
-#: bytes of kernels and weights that are kept
-OPTICS = 2**27
+#: bytes of kernels and weights, and of Jacobians, that are kept
+OPTICS, JACOBIANS = 2**27, 2**25
 #: a macroturbulent profile has ended by so many times its velocity
 VMAC_REACH = 4.0
 
@@ -89,6 +89,7 @@ class ForwardModel:
         ways = (self._A * self._scale).T[self._moves_labels]
         self.at_rest = AtRest(emulator, self.grid, ways)
         self._fluxes: dict[bytes, Tensor] = {}
+        self._jacobians: dict[bytes, Tensor] = {}
         self._known_optics: dict[bytes, tuple[Tensor, ...]] = {}
         vmac = SHARED.index("vmac")
         self._has_vmac = bool(parameters.stage_A[vmac].any() or parameters.stage_b[vmac])
@@ -182,6 +183,24 @@ class ForwardModel:
             been seen since, unless one of the labels' parameters has moved further than
             this, in typical sizes.
         """
+        if not self.at_rest.cheap:
+            return self._jacobian(theta, stars, reach)
+        # A fit asks again where only the noise has changed.
+        keys = keys_of(theta)
+        found = {k: self._jacobians[k] for k in keys if k in self._jacobians}
+        new = [i for i, k in enumerate(keys) if k not in found]
+        if new:
+            flux, columns = self._jacobian(theta[new], (), ())
+            both = torch.cat([flux.unsqueeze(-1), columns], -1)
+            found.update(zip([keys[i] for i in new], both, strict=True))
+            remember(self._jacobians, found, most=max(1, JACOBIANS // both[0].nbytes))
+        rows = torch.stack([found[k] for k in keys])
+        return rows[..., 0], rows[..., 1:]
+
+    def _jacobian(
+        self, theta: Tensor, stars: Sequence[int], reach: Sequence[float]
+    ) -> tuple[Tensor, Tensor]:
+        """Return what :meth:`jacobian` does, computed."""
         with torch.no_grad():
             stages, labels = self.stages(theta), self.labels(theta)
             places = (theta / self._scale)[:, self._moves_labels]

@@ -42,7 +42,6 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from emulators.conversion.labels import known_label, unit_of
 from emulators.emulator import Emulator
 from emulators.labels import Domain, LabelSet, unknown_names
 from emulators.networks.transformer import Transformer
@@ -227,6 +226,8 @@ def _labels(
     metadata: Mapping[str, Any], names: Sequence[str] | None,
     scale: tuple[ArrayLike, ArrayLike] | None, n_label: int,
 ) -> LabelSet:
+    from emulators.conversion.labels import known_label, unit_of
+
     theirs = _said(metadata, "parameter", "channel_names_tree")
     if names is None and not theirs:
         raise ValueError(f"it does not name its {n_label} labels: give names=[...], in the order "

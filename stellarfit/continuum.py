@@ -23,7 +23,6 @@ import numpy as np
 import torch
 from numpy.polynomial import chebyshev
 from numpy.typing import NDArray
-from scipy.interpolate import BSpline
 from torch import Tensor
 
 from stellarfit.noise import Noise
@@ -96,6 +95,8 @@ class Spline:
 
     def terms(self, wavelength: Array, window: tuple[float, float]) -> Array:
         """Return the cubic B-splines on equidistant knots over what the pixels span."""
+        from scipy.interpolate import BSpline
+
         low, high = max(window[0], wavelength[0]), min(window[1], wavelength[-1])
         low, high = (low, high) if high > low else (wavelength[0], wavelength[-1])
         count = max(1, round((high - low) / self.spacing))

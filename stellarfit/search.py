@@ -26,8 +26,8 @@ from numpy.polynomial import chebyshev
 from numpy.typing import NDArray
 from scipy import fft
 from scipy.ndimage import gaussian_filter1d
-from scipy.stats import qmc
 from torch import Tensor
+from torch.quasirandom import SobolEngine
 
 from emulators import Emulator
 from stellarfit.arm import Arm
@@ -241,7 +241,9 @@ def _template_parameters(
     """
     moving = [i for i, n in enumerate(parameters.names)
               if stage_of(n) is None and not n.endswith("_fe")]
-    unit = qmc.Sobol(max(1, len(moving)), seed=seed).random_base2(int(np.ceil(np.log2(count))))
+    sobol = SobolEngine(  # type: ignore[no-untyped-call]
+        max(1, len(moving)), scramble=True, seed=seed)
+    unit = sobol.draw(2 ** int(np.ceil(np.log2(count))), dtype=torch.float64).numpy()
     points = np.tile(np.clip(0.0, low, high), (len(unit), 1))
     for column, i in enumerate(moving):
         points[:, i] = low[i] + unit[:, column] * (high[i] - low[i])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,19 @@ def test_arrows_point_one_way():
     for path in SOURCES:
         if "emulators" in path.relative_to(ROOT).parts:
             assert "stellarfit" not in imported(path), path
+
+
+@pytest.mark.parametrize(("line", "absent"), [
+    ("import stellarfit, stellarfit.cli", {"torch", "numpy", "scipy", "astropy", "h5py"}),
+    ("from stellarfit import fit; from emulators import load", {
+        "scipy.stats", "scipy.interpolate", "astropy", "h5py", "emcee", "matplotlib",
+        "torch._dynamo"}),
+])
+def test_what_is_heavy_is_imported_where_it_is_used(line, absent):
+    run = subprocess.run(
+        [sys.executable, "-c", f"{line}; import sys; print(*sys.modules)"],
+        check=True, capture_output=True, text=True, cwd=ROOT)
+    assert not absent & set(run.stdout.split())
 
 
 def test_nothing_is_pickled_and_nothing_is_downloaded():

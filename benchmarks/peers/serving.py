@@ -7,6 +7,7 @@ answers are lines of JSON on the standard streams.
 from __future__ import annotations
 
 import json
+import resource
 import sys
 import time
 from collections.abc import Callable
@@ -24,7 +25,8 @@ def serve(prepare: Prepare, versions: dict[str, str]) -> None:
 
     ``{"work": IN, "flux": OUT}`` prepares the work in an ``.npz`` with ``labels`` and
     ``log_wavelength``, answers the seconds of the first call and leaves its fluxes in an
-    ``.npy``; ``{}`` answers the seconds of one more call.
+    ``.npy``; ``{}`` answers the seconds of one more call.  With them comes the largest memory,
+    in bytes, that the process has held.
     """
     answers, sys.stdout = sys.stdout, sys.stderr  # what others print is no answer
     print(json.dumps({"versions": versions}), file=answers, flush=True)
@@ -39,4 +41,5 @@ def serve(prepare: Prepare, versions: dict[str, str]) -> None:
         seconds = time.perf_counter() - clock
         if "work" in request:
             np.save(request["flux"], np.asarray(flux))
-        print(json.dumps({"seconds": seconds}), file=answers, flush=True)
+        peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        print(json.dumps({"seconds": seconds, "peak": peak}), file=answers, flush=True)

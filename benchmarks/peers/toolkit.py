@@ -2,6 +2,7 @@
 
 ``python toolkit.py write FOLDER < SPEC``: write a released bundle with random weights.
 ``python toolkit.py serve FOLDER``: answer requests for the spectra of a bundle (`serving`).
+``python toolkit.py train FOLDER``: the same for steps of training, whose answer is the loss.
 """
 
 from __future__ import annotations
@@ -17,10 +18,13 @@ from typing import Any
 
 os.environ.update(JAX_ENABLE_X64="1", JAX_PLATFORMS="cpu")
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 from astro_emulators_toolkit import Emulator
 from astro_emulators_toolkit.bundle import prepare_bundle_release
 from astro_emulators_toolkit.presets import transformer_payne_intensity
+from flax import nnx
 from serving import serve
 
 
@@ -82,6 +86,40 @@ def prepare_with(emulator: Emulator) -> Any:
     return prepare
 
 
+def train_with(emulator: Emulator) -> Any:
+    """Return what makes a function of work: one step towards a flux of 1, jitted as it does.
+
+    Wavelengths are (n_spec, n_pix), each star's own.
+    """
+    optimiser = optax.chain(optax.clip_by_global_norm(1.0),
+                            optax.adamw(2e-3, b1=0.9, b2=0.98, weight_decay=0.01))
+    model_state = emulator.model_state
+
+    def prepare(labels: Any, log_wavelength: Any) -> Any:
+        inputs = {"parameters": jnp.asarray(labels), "wavelengths": jnp.asarray(log_wavelength)}
+
+        def loss(params: Any) -> Any:
+            network = nnx.call((emulator.graphdef, nnx.merge_state(params, model_state)))
+            flux = network(inputs, train=True, rngs=nnx.Rngs(dropout=0))[0]["flux"]
+            return jnp.mean((flux - 1.0) ** 2)
+
+        @jax.jit
+        def step(params: Any, state: Any) -> Any:
+            value, gradient = jax.value_and_grad(loss)(params)
+            updates, state = optimiser.update(gradient, state, params)
+            return value, optax.apply_updates(params, updates), state
+
+        now = [emulator.params, optimiser.init(emulator.params)]
+
+        def advance() -> Any:
+            value, *now[:] = step(*now)
+            return jax.block_until_ready((value, now))[0]
+
+        return advance
+
+    return prepare
+
+
 if __name__ == "__main__":
     task, where = sys.argv[1], Path(sys.argv[2]).resolve()
     if task == "write":
@@ -89,6 +127,7 @@ if __name__ == "__main__":
     else:
         import astro_emulators_toolkit
 
-        serve(prepare_with(Emulator.from_bundle(where)),
+        prepare = {"serve": prepare_with, "train": train_with}[task]
+        serve(prepare(Emulator.from_bundle(where)),
               {"astro-emulators-toolkit": astro_emulators_toolkit.__version__,
                "jax": jax.__version__})

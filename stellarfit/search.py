@@ -27,7 +27,6 @@ from numpy.typing import NDArray
 from scipy import fft
 from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
-from torch.quasirandom import SobolEngine
 
 from emulators import Emulator
 from stellarfit.arm import Arm
@@ -239,11 +238,11 @@ def _template_parameters(
     Ratios to iron stay at zero, or as near as the domain allows: they change a spectrum
     far less than the rest.
     """
+    from scipy.stats import qmc
+
     moving = [i for i, n in enumerate(parameters.names)
               if stage_of(n) is None and not n.endswith("_fe")]
-    sobol = SobolEngine(  # type: ignore[no-untyped-call]
-        max(1, len(moving)), scramble=True, seed=seed)
-    unit = sobol.draw(2 ** int(np.ceil(np.log2(count))), dtype=torch.float64).numpy()
+    unit = qmc.Sobol(max(1, len(moving)), seed=seed).random_base2(int(np.ceil(np.log2(count))))
     points = np.tile(np.clip(0.0, low, high), (len(unit), 1))
     for column, i in enumerate(moving):
         points[:, i] = low[i] + unit[:, column] * (high[i] - low[i])

@@ -6,7 +6,7 @@ EXAMPLE := data/spectra/example
 OUT ?= out
 
 # Warnings are errors; -n: every reference must lead somewhere.
-SPHINX := OMP_NUM_THREADS=1 $(CURDIR)/$(BIN)/sphinx-build -W -n --keep-going -q
+SPHINX := OMP_NUM_THREADS=1 $(BIN)/sphinx-build -W -n --keep-going -q
 
 .PHONY: fit test test-slow lint docs linkcheck doctest clean
 
@@ -34,7 +34,7 @@ $(VENV)/.docs: $(VENV)/.installed
 	touch $@
 
 docs: $(VENV)/.docs  ## the documentation, into build/docs; tutorials run where they have changed
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(SPHINX) docs build/docs
+	PATH="$(abspath $(BIN)):$$PATH" $(SPHINX) docs build/docs
 	@echo "open build/docs/index.html"
 
 linkcheck: $(VENV)/.docs  ## links: those inside, without a network; ONLINE=1 asks for the others

@@ -19,7 +19,7 @@ version = release = version_of("stellarfit")
 
 extensions = [
     "myst_nb", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.viewcode", "numpydoc",
-    "sphinx.ext.mathjax", "benchmark_tables",
+    "benchmark_tables", "mathml",
 ]
 exclude_patterns = ["extensions", "templates", "static", "_build"]
 templates_path = ["templates"]
@@ -55,6 +55,7 @@ nitpick_ignore_regex = [
 # External links are listed, and asked only when somebody says that there is a network.
 linkcheck_ignore = [] if os.environ.get("ONLINE") else [r"https?://.*"]
 
+html_math_renderer = "mathml"
 html_theme = "pydata_sphinx_theme"
 html_title = "stellarfit"
 html_theme_options = {
@@ -66,7 +67,7 @@ html_theme_options = {
     "footer_end": [],
 }
 html_context = {"default_mode": "light"}
-html_sidebars = {"index": []}
+html_sidebars = {page: [] for page in ("index", "conventions", "extending", "troubleshooting")}
 html_static_path = ["static"]
 html_css_files = ["site.css"]
 html_copy_source = False

@@ -10,7 +10,7 @@ A directive names a file (or a pattern of files) of results and says which of it
     ```
 
 A line is the way to a number (steps joined by ``::``), its name, and how it is written
-(Python's format); a way that ends with ``?`` may lead nowhere: *default* is written then.  With
+(Python's format); a way that ends with ``?`` may lead nowhere: nothing is written then.  With
 ``each`` every entry found there is a row, ``KEY`` the name of the entry; files of a pattern are
 rows as well.  Without, every number is a row.  ``curve`` draws one column against another on
 logarithmic axes, a curve for every value of a third.
@@ -22,6 +22,7 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Iterator
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def cell(row: Any, way: str, spec: str) -> str:
         return written(at(row, way.removesuffix("?")), spec)
     except KeyError:
         if way.endswith("?"):
-            return "default"
+            return ""
         raise
 
 
@@ -100,7 +101,8 @@ class Benchmark(SphinxDirective):
         box = nodes.container(classes=["benchmark"])
         self.state.nested_parse(StringList(lines, source=str(paths[0])), 0, box)
         if "curve" in self.options:
-            box += nodes.image(uri=self._draw(data), alt=f"curves of {self.arguments[0]}")
+            picture = self._draw(data, {way: name for way, name, _ in columns})
+            box += nodes.image(uri=picture, alt=f"curves of {self.arguments[0]}")
         return [box]
 
     def _rows(self, data: Any, columns: list[list[str]]) -> list[str]:
@@ -114,7 +116,7 @@ class Benchmark(SphinxDirective):
         return ["| | |", "|---|---|",
                 *(f"| {name} | {cell(data, way, spec)} |" for way, name, spec in columns)]
 
-    def _draw(self, data: Any) -> str:
+    def _draw(self, data: Any, names: dict[str, str]) -> str:
         """Draw the columns that `curve` names; return where the picture is."""
         from matplotlib.figure import Figure
 
@@ -124,11 +126,11 @@ class Benchmark(SphinxDirective):
             curves[at(row, which)].append((at(row, x), at(row, y)))
         figure = Figure(figsize=(7, 4.2), layout="constrained")
         axis = figure.subplots()
-        for name, points in curves.items():
-            axis.plot(*zip(*sorted(points), strict=True), marker="o", label=name)
-        axis.set(xscale="log", yscale="log", xlabel=x, ylabel=y.split("::")[-1])
+        for (name, points), marker in zip(curves.items(), cycle("osD^vPX*h"), strict=False):
+            axis.plot(*zip(*sorted(points), strict=True), marker=marker, label=name)
+        axis.set(xscale="log", yscale="log", xlabel=names[x], ylabel=names[y])
         axis.grid(alpha=0.3)
-        axis.legend(frameon=False, fontsize="small", ncols=2)
+        figure.legend(loc="outside right upper", frameon=False, fontsize="small")
         path = Path(self.env.srcdir) / "_build" / f"{self.arguments[0].split('/')[0]}-{which}.png"
         path.parent.mkdir(exist_ok=True)
         figure.savefig(path, dpi=120)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "benchmarks" / "results"
 PAGES = [ROOT / n for n in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + [
     p for p in sorted((ROOT / "docs").rglob("*.md")) if "_build" not in p.parts]
 
@@ -33,6 +34,15 @@ def test_links_of_a_page_lead_somewhere(page: Path) -> None:
         target = (page.parent / file).resolve() if file else page
         assert target.exists(), link
         assert not anchor or anchor in anchors(target), link
+
+
+def test_every_result_is_on_the_page_of_benchmarks_with_its_command() -> None:
+    page = (ROOT / "docs" / "benchmarks.md").read_text()
+    shown = {path for pattern in re.findall(r"```{benchmark} (\S+)", page)
+             for path in RESULTS.glob(pattern)}
+    assert shown == set(RESULTS.rglob("*.json"))
+    for module in re.findall(r":command: .*python -m benchmarks\.(\w+)", page):
+        assert (ROOT / "benchmarks" / f"{module}.py").is_file(), module
 
 
 def test_every_page_is_in_a_table_of_contents() -> None:

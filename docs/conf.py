@@ -12,6 +12,12 @@ sys.path.insert(0, str(HERE / "extensions"))
 # The kernels of the tutorials share the cores with whatever else runs.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Nor do the reader's own settings of IPython matter, or its remarks about unencrypted ports.
+PROFILE = HERE.parent / "build" / "ipython" / "profile_default"
+PROFILE.mkdir(parents=True, exist_ok=True)
+(PROFILE / "ipython_kernel_config.py").write_text("c.IPKernelApp.log_level = 40\n")
+os.environ["IPYTHONDIR"] = str(PROFILE.parent)
+
 project = "stellarfit"
 author = "The stellarfit developers"
 copyright = author

@@ -190,7 +190,7 @@ class Grid:
         **options
             `format`, `names`, `medium`, `unit`, `resolution`, `labels`, `pattern`,
             `wavelength`, `domain` and `validation`, all described in
-            :func:`emulators.conversion.convert`.
+            `emulators.conversion.convert`.
 
         Examples
         --------
@@ -209,7 +209,7 @@ class Grid:
         paths : sequence of str or Path
             Grids of the same wavelengths and labels.  The first gives the domain and the
             spectra for validation; all spectra of the others are for training, see
-            :func:`emulators.grid_join.join`.
+            `emulators.grid_join.join`.
         out : str or Path
             The HDF5 file to write.
 

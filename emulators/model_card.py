@@ -43,8 +43,8 @@ def card(
     dict
         JSON-able: ``overall`` (the six measures of :func:`emulators.evaluate`), ``bins``
         by label, ``depths`` (MAE and bias of cores, wings and continuum), ``differences``
-        (see :func:`differences`), ``derivatives`` (see :func:`mean_derivatives`),
-        ``smoothness`` (see :func:`roughness`).
+        (see `differences`), ``derivatives`` (see `mean_derivatives`),
+        ``smoothness`` (see `roughness`).
     """
     rows = grid.rows(split)
     emulated, true = emulate(emulator, grid, rows).astype(float), grid.flux(rows).astype(float)

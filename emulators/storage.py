@@ -54,7 +54,7 @@ def load(
         What adapters are put on; by default the emulator that ships under the name they
         remember.
     **told
-        What a bundle does not say of itself, as in :func:`emulators.bundles.read_bundle`:
+        What a bundle does not say of itself, as in `emulators.bundles.read_bundle`:
         `medium`, always; `names`, `scale`, `wavelength` or `channel`, where they are missing.
 
     Raises

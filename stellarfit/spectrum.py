@@ -42,7 +42,7 @@ class Spectrum:
     ivar, uncertainty : (n_pix,) array_like or Quantity, optional
         Inverse variance or standard deviation, not both; in the unit of the flux where
         they bring none of their own.  Without either, the noise is estimated from the
-        scatter of the flux (:func:`stellarfit.pixels.estimate_noise`) and runs of exact
+        scatter of the flux (`stellarfit.pixels.estimate_noise`) and runs of exact
         zeros, the usual filling of detector gaps, are masked with the 5 pixels on either side.
     mask : (n_pix,) array_like of bool or int, optional
         True or non-zero is bad.

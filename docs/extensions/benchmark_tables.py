@@ -1,0 +1,143 @@
+"""Tables and curves of ``docs/benchmarks.md``, from ``benchmarks/results`` alone.
+
+A directive names a file (or a pattern of files) of results and says which of its numbers to show::
+
+    ```{benchmark} new-window.json
+    :command: python -m benchmarks.new_window GRID RUNS
+    :each: measures
+    start | start from
+    mae | MAE | .4f
+    ```
+
+A line is the way to a number (steps joined by ``::``), its name, and how it is written
+(Python's format); a way that ends with ``?`` may lead nowhere: nothing is written then.  With
+``each`` every entry found there is a row, ``KEY`` the name of the entry; files of a pattern are
+rows as well.  Without, every number is a row.  ``curve`` draws one column against another on
+logarithmic axes, a curve for every value of a third.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from docutils.parsers.rst import directives
+from docutils.statemachine import StringList
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
+
+
+def at(data: Any, way: str) -> Any:
+    """Return what lies at a way such as ``pulls::teff::bias``."""
+    for step in way.split("::") if way else ():
+        data = data[int(step)] if isinstance(data, list) else data[step]
+    return data
+
+
+def cell(row: Any, way: str, spec: str) -> str:
+    """Return what lies at a way as a cell of a table."""
+    try:
+        return written(at(row, way.removesuffix("?")), spec)
+    except KeyError:
+        if way.endswith("?"):
+            return ""
+        raise
+
+
+def in_order(path: Path) -> list[tuple[int, str]]:
+    """Return what sorts files by their names, numbers by their size."""
+    return [(int(word), "") if word.isdigit() else (0, word)
+            for word in re.split(r"(\d+)", path.name)]
+
+
+def entries(data: Any) -> Iterator[tuple[str, Any]]:
+    """Return names and values of what a list or a mapping holds."""
+    pairs = data.items() if isinstance(data, dict) else enumerate(data)
+    return ((str(k), v) for k, v in pairs)
+
+
+def written(value: Any, spec: str) -> str:
+    """Return a number as a cell of a table."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(written(v, spec) for v in value)
+    return (format(value, spec) if not isinstance(value, str) else value).replace("|", r"\|")
+
+
+class Benchmark(SphinxDirective):
+    """A table of one file of results, with the command that makes it."""
+
+    required_arguments = 1
+    has_content = True
+    option_spec = dict.fromkeys(("command", "each", "curve"), directives.unchanged)
+
+    def run(self) -> list[nodes.Node]:
+        """Return the command, the table and perhaps a picture."""
+        paths = sorted(RESULTS.glob(self.arguments[0]), key=in_order)
+        if not paths:
+            raise self.error(f"no results {self.arguments[0]!r} in {RESULTS}")
+        for path in paths:
+            self.env.note_dependency(str(path))
+        columns = [[part.strip() for part in (line + "||").split("|")[:3]]
+                   for line in self.content if line.strip()]
+        held = [json.loads(path.read_text()) for path in paths]
+        data = held if "*" in self.arguments[0] else held[0]
+        try:
+            lines = (self._rows(data, columns) if "*" in self.arguments[0] or
+                     "each" in self.options else self._list(data, columns))
+        except (KeyError, IndexError, ValueError) as error:
+            raise self.error(f"{self.arguments[0]} has no {error}") from error
+        if "command" in self.options:
+            lines = ["```text", self.options["command"], "```", "", *lines]
+        box = nodes.container(classes=["benchmark"])
+        self.state.nested_parse(StringList(lines, source=str(paths[0])), 0, box)
+        if "curve" in self.options:
+            picture = self._draw(data, {way: name for way, name, _ in columns})
+            box += nodes.image(uri=picture, alt=f"curves of {self.arguments[0]}")
+        return [box]
+
+    def _rows(self, data: Any, columns: list[list[str]]) -> list[str]:
+        found = list(entries(at(data, self.options.get("each") or "")))
+        return ["| " + " | ".join(name for _, name, _ in columns) + " |",
+                "|" + "---|" * len(columns),
+                *("| " + " | ".join(key if way == "KEY" else cell(row, way, spec)
+                                    for way, _, spec in columns) + " |" for key, row in found)]
+
+    def _list(self, data: Any, columns: list[list[str]]) -> list[str]:
+        return ["| | |", "|---|---|",
+                *(f"| {name} | {cell(data, way, spec)} |" for way, name, spec in columns)]
+
+    def _draw(self, data: Any, names: dict[str, str]) -> str:
+        """Draw the columns that `curve` names; return where the picture is."""
+        from matplotlib.figure import Figure
+
+        x, y, which = self.options["curve"].split()
+        curves = defaultdict(list)
+        for _, row in entries(at(data, self.options.get("each") or "")):
+            curves[at(row, which)].append((at(row, x), at(row, y)))
+        figure = Figure(figsize=(7, 4.2), layout="constrained")
+        axis = figure.subplots()
+        for (name, points), marker in zip(curves.items(), cycle("osD^vPX*h"), strict=False):
+            axis.plot(*zip(*sorted(points), strict=True), marker=marker, label=name)
+        axis.set(xscale="log", yscale="log", xlabel=names[x], ylabel=names[y])
+        axis.grid(alpha=0.3)
+        figure.legend(loc="outside right upper", frameon=False, fontsize="small")
+        path = Path(self.env.srcdir) / "_build" / f"{self.arguments[0].split('/')[0]}-{which}.png"
+        path.parent.mkdir(exist_ok=True)
+        figure.savefig(path, dpi=120)
+        return f"/{path.relative_to(self.env.srcdir)}"
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Tell Sphinx of the directive."""
+    app.add_directive("benchmark", Benchmark)
+    return {"parallel_read_safe": True}

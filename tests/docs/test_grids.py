@@ -18,6 +18,7 @@ FEWER = {"number = 200": "number = 20", "steps=1000": "steps=3", "validate_every
          "validate_every=3", "5160.0, 5190.0": "5165.0, 5175.0", "--workers 2": ""}
 
 
+@pytest.mark.slow
 def test_the_tutorial_runs_as_it_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,6 +20,7 @@ from emulators.lora import merged
 from emulators.networks import kind_of
 from emulators.networks.tangents import flux_and_tangents as transformer_tangents
 from emulators.networks.transformer import Transformer
+from emulators.notebook import several, shown
 
 FORMAT = "stellarfit-emulator"
 FORMAT_VERSION = 1
@@ -311,3 +312,15 @@ class Emulator:
             f"<Emulator {self.identity}: {kind_of(self.network)}, {low:.1f}-{high:.1f} Å "
             f"{self.medium}, {len(self.labels)} labels{mae}>"
         )
+
+    def _repr_html_(self) -> str:
+        low, high = self.wavelength_range
+        known = {k: f"{v:.3g}" for k, v in self.metrics.items() if isinstance(v, float)}
+        rows = [
+            ("network", f"{kind_of(self.network)}, "
+                        f"{sum(p.numel() for p in self.network.parameters()):,} weights"),
+            ("wavelengths", f"{low:.1f}-{high:.1f} Å, {self.medium}"),
+            ("labels", several(self.labels.names)),
+            ("errors on validation spectra", ", ".join(f"{k} {v}" for k, v in known.items())),
+        ]
+        return shown(f"Emulator {self.identity}", [r for r in rows if r[1]])

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from emulators.files import sha256
 from emulators.labels import Domain, LabelSet
+from emulators.notebook import several, shown
 
 SPLITS = {"train": 0, "validation": 1, "test": 2}
 DIMENSIONS = {"wavelength": 1, "flux": 2, "labels": 2}
@@ -289,6 +290,15 @@ class Grid:
             f"{self.n_pix} pixels, {low:.1f}-{high:.1f} Å {self.medium}, "
             f"{len(self.label_set)} labels>"
         )
+
+    def _repr_html_(self) -> str:
+        low, high = self.wavelength[[0, -1]]
+        splits = ", ".join(f"{len(self.rows(s))} {s}" for s in SPLITS if len(self.rows(s)))
+        return shown(f"Grid {self.path.name}", [
+            ("spectra", f"{self.n_spec}: {splits}"),
+            ("pixels", f"{self.n_pix}, {low:.1f}-{high:.1f} Å, {self.medium}"),
+            ("labels", several(self.label_set.names)),
+        ])
 
 
 def _resolution(value: Any, path: Path) -> float | None:

@@ -113,7 +113,11 @@ def observe(
 
 
 def as_spectrum(spectrum: Any, flux: Any = None, **options: Any) -> Spectrum:
-    """Return a Spectrum from a path, ours or one of specutils, or wavelengths and fluxes."""
+    """Return a Spectrum from what a user has.
+
+    A path, a Spectrum of ours or of specutils, anything with ``wavelength``, ``flux`` and perhaps
+    ``flux_err``, as lightkurve names them, or wavelengths and fluxes.
+    """
     if isinstance(spectrum, Spectrum):
         if flux is not None or options:
             raise ValueError("a Spectrum brings its own flux, medium and errors; give nothing else")
@@ -122,6 +126,13 @@ def as_spectrum(spectrum: Any, flux: Any = None, **options: Any) -> Spectrum:
         return read(spectrum, **_known(options, ("medium", "format", "hdu"), "a file"))
     if hasattr(spectrum, "spectral_axis"):
         return from_specutils(spectrum, **_known(options, ("medium",), "a specutils Spectrum"))
+    if hasattr(spectrum, "wavelength") and hasattr(spectrum, "flux"):
+        own = {"uncertainty": getattr(spectrum, "flux_err", None),
+               "mask": getattr(spectrum, "mask", None), "medium": getattr(spectrum, "medium", None)}
+        known = _known(options, ("ivar", "uncertainty", "mask", "medium", "name", "meta"), "it")
+        if "ivar" in known:
+            del own["uncertainty"]
+        return Spectrum(spectrum.wavelength, spectrum.flux, **{**own, **known})
     if flux is None:
         raise ValueError("wavelengths without fluxes: call fit(wavelength, flux, ...)")
     return Spectrum(spectrum, flux, **_known(

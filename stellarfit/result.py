@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emulators.files import atomic_write
+from emulators.notebook import shown
 from stellarfit.hdf5 import opened, write_arrays
 from stellarfit.parameters import STAGES, stage_of
 from stellarfit.quality import describe
@@ -225,6 +226,13 @@ class FitResult:
     def __repr__(self) -> str:
         return self.summary()
 
+    def _repr_html_(self) -> str:
+        rows = [self._line(n, unit, None).split()
+                for n, unit in zip(self.names, self.units, strict=True)]
+        title, *facts = self._facts
+        return shown(title, rows, head=("parameter", "value", "error", "unit"),
+                     notes=[*facts, *self.limits, *self.flags_in_words])
+
     def summary(self, truth: dict[str, float] | None = None) -> str:
         """Return the result as a text to read.
 
@@ -233,17 +241,8 @@ class FitResult:
         truth : dict, optional
             Known values, shown beside the fitted ones with the difference in sigma.
         """
-        name = self.name or "spectrum"
-        files = [str(s.meta["file"]) for s in self.spectra if s.meta.get("file")]
-        name += f" ({', '.join(files)})" if files else ""
         lines = [
-            f"{name}: {'converged' if self.converged else 'NOT converged'} after "
-            f"{self.iterations} iterations, {self.provenance.get('seconds', 0.0):.1f} s",
-            f"emulator {self.provenance['emulator']}, {self.provenance['instrument']}, "
-            f"{int(self.used.sum())} of {len(self.used)} pixels, "
-            f"median S/N {self.snr:.0f}",
-            f"chi2/dof {self.reduced_chi2:.2f} ({self.dof} dof), residual scatter "
-            f"{100 * self.residual_rms:.2f} % of the continuum",
+            *self._facts,
             "",
             f"{'parameter':<10s} {'value':>10s} {'error':>9s} {'unit':<5s}"
             + (f" {'truth':>10s} {'off by':>9s} {'sigma':>7s}" if truth else ""),
@@ -263,6 +262,22 @@ class FitResult:
         if notes:
             lines += ["", *notes]
         return "\n".join([*lines, "", *self.flags_in_words])
+
+    @property
+    def _facts(self) -> list[str]:
+        """Lines on which spectrum was fitted with what, and how well."""
+        name = self.name or "spectrum"
+        files = [str(s.meta["file"]) for s in self.spectra if s.meta.get("file")]
+        name += f" ({', '.join(files)})" if files else ""
+        return [
+            f"{name}: {'converged' if self.converged else 'NOT converged'} after "
+            f"{self.iterations} iterations, {self.provenance.get('seconds', 0.0):.1f} s",
+            f"emulator {self.provenance['emulator']}, {self.provenance['instrument']}, "
+            f"{int(self.used.sum())} of {len(self.used)} pixels, "
+            f"median S/N {self.snr:.0f}",
+            f"chi2/dof {self.reduced_chi2:.2f} ({self.dof} dof), residual scatter "
+            f"{100 * self.residual_rms:.2f} % of the continuum",
+        ]
 
     @property
     def limits(self) -> list[str]:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emulators.air import air_to_vacuum, vacuum_to_air
+from emulators.notebook import shown
 from stellarfit import pixels
 from stellarfit.resolution_matrix import PixelMatrix
 
@@ -155,6 +156,15 @@ class Spectrum:
             f"{self.medium}, {len(self)} pixels, {np.sum(~self.good)} masked, "
             f"S/N {self.snr:.3g}{noise})"
         )
+
+    def _repr_html_(self) -> str:
+        noise = " (estimated)" if self.noise_estimated else ""
+        return shown(self.name or "Spectrum", [
+            ("pixels", f"{len(self)}, {np.sum(~self.good)} masked"),
+            ("wavelengths", f"{self.wavelength[0]:.2f}-{self.wavelength[-1]:.2f} Å, {self.medium}"),
+            ("S/N per pixel", f"{self.snr:.3g}{noise}"),
+            ("frame", self.frame),
+        ])
 
     @property
     def good(self) -> NDArray[np.bool_]:

@@ -85,3 +85,22 @@ def test_what_a_header_said_may_be_of_any_type(result, tmp_path):
     assert loaded.spectrum.meta["date"] == "2020-01-01"
     assert loaded.spectrum.counts == result.spectrum.counts
     assert replace(loaded, flags=0).labels == result.labels
+
+
+def test_a_notebook_shows_parameters_errors_and_flags_and_no_markup_of_the_file(result):
+    page = result._repr_html_()
+    assert "mock &lt;b&gt;" in page
+    assert "<b>mock" not in page.replace("<b>mock &lt;", "")
+    for name, unit in zip(result.names, result.units, strict=True):
+        assert f">{name}<" in page
+        assert f">{unit}<" in page
+    assert f">{result.labels['teff']:.0f}<" in page
+    assert "flags: " in page
+    assert "pixels" in result.spectrum._repr_html_()
+
+
+def test_a_result_goes_to_pandas_with_its_values_and_errors(result):
+    pytest.importorskip("pandas")
+    frame = result.to_table().to_pandas()
+    assert frame["teff"][0] == result.labels["teff"]
+    assert frame["e_teff"][0] == result.errors["teff"]

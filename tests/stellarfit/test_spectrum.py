@@ -347,3 +347,21 @@ def test_a_spectrum_goes_to_specutils_and_back() -> None:
         np.testing.assert_array_equal(getattr(again, name), getattr(ours, name))
     np.testing.assert_allclose(again.ivar, ours.ivar)
     assert again.meta["flux_unit"] == "Jy"
+
+
+def test_what_has_wavelength_flux_and_flux_err_is_taken_as_lightkurve_names_them() -> None:
+    from types import SimpleNamespace
+
+    from astropy import units
+
+    from stellarfit.observation import as_spectrum
+
+    theirs = SimpleNamespace(
+        wavelength=np.linspace(515.0, 530.0, 50) * units.nm, flux=np.ones(50) * units.mJy,
+        flux_err=np.full(50, 5e-5) * units.Jy)
+    ours = as_spectrum(theirs, medium="vacuum")
+    np.testing.assert_allclose(ours.wavelength[[0, -1]], [5150.0, 5300.0])
+    np.testing.assert_allclose(ours.ivar, 400.0)
+    with pytest.raises(ValueError, match="medium"):
+        as_spectrum(theirs)
+    assert as_spectrum(theirs, medium="air", ivar=np.full(50, 9.0)).snr == pytest.approx(3.0)

@@ -145,7 +145,7 @@ from emulators.synthesis.recipe import GridRecipe
 from emulators import synthesize
 if __name__ == "__main__":
     recipe = GridRecipe.from_dict(json.load(open(sys.argv[1])))
-    synthesize(recipe, sys.argv[2], number=24, workers=int(sys.argv[3]), shard=1, progress=False)
+    synthesize(recipe, sys.argv[2], number=14, workers=int(sys.argv[3]), shard=1, progress=False)
 """
 
 
@@ -170,23 +170,23 @@ def test_killed_worker_and_killed_client_give_the_same_file(
             assert time.monotonic() < deadline
             time.sleep(0.02)
 
-    wait_for(3)
+    wait_for(2)
     workers = [p for p in psutil.Process(client.pid).children(recursive=True)
                if "spawn_main" in " ".join(p.cmdline())]
     workers[0].kill()
-    wait_for(8)
+    wait_for(5)
     assert client.poll() is None, "it was done before it could be killed"
     os.killpg(client.pid, signal.SIGKILL)
     client.wait()
     assert not out.exists()
     done = len(list(parts.glob("*.npz")))
-    assert 8 <= done < 24
+    assert 5 <= done < 14
     subprocess.run([*call, str(out), "1"], env=environment, check=True)
     assert not parts.exists()
     whole = tmp_path / "whole.h5"
     subprocess.run([*call, str(whole), "1"], env=environment, check=True)
     assert sha256(out) == sha256(whole)
-    assert Grid(out).n_spec == 24
+    assert Grid(out).n_spec == 14
 
 
 def test_a_recipe_that_came_to_nothing_can_be_mended(

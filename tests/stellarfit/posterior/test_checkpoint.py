@@ -18,7 +18,8 @@ def test_same_seed_gives_the_same_chain_and_another_another(star, lines) -> None
     assert not np.array_equal(one, other)
 
 
-@pytest.mark.parametrize("sampler", ["emcee", "nuts", "importance"])
+@pytest.mark.parametrize(
+    "sampler", ["emcee", pytest.param("nuts", marks=pytest.mark.slow), "importance"])
 def test_what_was_interrupted_goes_on_as_if_it_had_not_been(
         star, lines, tmp_path, monkeypatch, sampler) -> None:
     if sampler == "nuts":

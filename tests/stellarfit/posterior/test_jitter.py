@@ -18,7 +18,8 @@ def noisier(lines, observe, jitter):
     return Spectrum(seen.wavelength, seen.flux + extra, ivar=seen.ivar, medium=seen.medium)
 
 
-@pytest.mark.parametrize("sampler", ["emcee", "nuts", "importance"])
+@pytest.mark.parametrize(
+    "sampler", ["emcee", pytest.param("nuts", marks=pytest.mark.slow), "importance"])
 def test_a_free_jitter_is_sampled_with_the_labels(lines, observe, sampler) -> None:
     if sampler == "nuts":
         pytest.importorskip("pyro")

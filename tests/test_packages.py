@@ -45,8 +45,10 @@ assert result.converged, result
 table = result.to_table()
 result.save("fit.h5")
 print(round(stellarfit.load_result("fit.h5").labels["teff"]))
-for needs, call in (("stellarfit[plot]", lambda: result.plot("fit.png")),
-                    ("stellarfit[report]", lambda: stellarfit.write_report(["fit.h5"], "fit.html"))):
+for needs, call in (
+    ("stellarfit[plot]", lambda: result.plot("fit.png")),
+    ("stellarfit[report]", lambda: stellarfit.write_report(["fit.h5"], "fit.html")),
+):
     try:
         call()
     except ImportError as error:

@@ -229,10 +229,11 @@ class Emulator:
         with torch.no_grad():
             if not isinstance(self.network, Transformer):
                 return along(lambda x: self.flux(x, wavelength))
-            scaled, ways = along(self.labels.scale)
+            scaled, still = (self.labels.scale(x) for x in (labels, torch.zeros_like(labels[:1])))
+            ways = self.labels.scale(directions) - still  # scaling is affine
             flux, tangents = transformer_tangents(
-                self.network, scaled.to(self.dtype), ways.transpose(0, 1).to(self.dtype),
-                wavelength, chunk=8192)
+                self.network, scaled.to(self.dtype),
+                ways.to(self.dtype).expand(len(labels), *ways.shape), wavelength, chunk=8192)
             return flux, tangents.transpose(0, 1)
 
     def _tensor_of(self, labels: Mapping[str, Any]) -> Tensor:

@@ -15,13 +15,14 @@ and those of products.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import jvp, vmap
 from torch.nn import functional as F
 
+from emulators.networks.gelu import gelu_and_slope
 from emulators.networks.transformer import Block, Folded, RMSNorm, Transformer
 
 
@@ -70,12 +71,23 @@ def flux_and_tangents(
 
 def _fold(network: Transformer, labels: Tensor, ways: Tensor) -> tuple[Folded, Folded]:
     """Return what the blocks know of one star (1, n_label), and its tangents along each way."""
-    def along(way: Tensor) -> Folded:
-        return list(jvp(network.fold, (labels,), (way.unsqueeze(0),))[1])
+    tokens = _moved(network.embed_labels, labels.expand_as(ways), ways)
+    tokens = tokens.to(network.embed_wavelength.weight.dtype)
+    # What a block makes of tokens is linear in them.
+    return network.fold(labels), [block.fold(tokens) for block in network.blocks]  # type: ignore
 
-    # The tangents of the one star are rows of a batch: (n_direction, dim, tokens).
-    moved = [(A[:, 0], C[:, 0]) for A, C in vmap(along)(ways)]
-    return network.fold(labels), moved
+
+def _moved(function: Callable[[Tensor], Tensor], at: Tensor, ways: Tensor) -> Tensor:
+    """Return the derivatives of a function of rows, each at its row and along its way.
+
+    Two derivatives in reverse make one in forward mode, which in torch costs a second to import.
+    """
+    with torch.enable_grad():
+        at = at.detach().requires_grad_()
+        value = function(at)
+        weights = torch.zeros_like(value, requires_grad=True)
+        weighted, = torch.autograd.grad(value, at, weights, create_graph=True)
+        return torch.autograd.grad(weighted, weights, ways)[0]
 
 
 def _spectrum(
@@ -128,11 +140,7 @@ def _feedforward(block: Block, x: Dual) -> Dual:
 
 def _perceptron(up: torch.nn.Linear, down: torch.nn.Linear, x: Dual) -> tuple[Tensor, Tensor]:
     """Return value and tangents of down(GELU(up(x)))."""
-    def gelu(u: Tensor) -> Tensor:
-        return F.gelu(u, approximate="tanh")
-
-    u = up(x.value)
-    bent, slope = jvp(gelu, (u,), (torch.ones_like(u),))  # type: ignore[misc]
+    bent, slope = gelu_and_slope(up(x.value))
     du = F.linear(x.tangents, up.weight)
     return down(bent), F.linear(du.mul_(slope.unsqueeze(1)), down.weight)
 

@@ -26,8 +26,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from emulators.networks.gelu import GELU, gelu
 from emulators.networks.tokens import LabelTokens, relabelled
 
 Folded = list[tuple[Tensor, Tensor]]
@@ -128,7 +128,7 @@ class Block(nn.Module):
 
     def feedforward(self, x: Tensor) -> Tensor:
         """Return the feed-forward increment of x (n_spec, n_pix, dim)."""
-        step: Tensor = self.down(F.gelu(self.up(x), approximate="tanh"))
+        step: Tensor = self.down(gelu(self.up(x)))
         return step
 
 
@@ -208,14 +208,14 @@ class Transformer(nn.Module):
         else:
             hidden = hidden or 4 * dim
             self.embed_labels = nn.Sequential(
-                nn.Linear(n_label, hidden), nn.GELU(approximate="tanh"),
+                nn.Linear(n_label, hidden), GELU(),
                 nn.Linear(hidden, tokens * dim), nn.Unflatten(-1, (tokens, dim)), RMSNorm(dim),
             )
         self.query_norm = RMSNorm(dim) if residual == "residual" else nn.Identity()
         self.blocks = nn.ModuleList(Block(dim, heads, feedforward) for _ in range(layers))
         self.final_norm = RMSNorm(dim)
         self.head = nn.Sequential(
-            nn.Linear(dim, head), nn.GELU(approximate="tanh"), nn.Linear(head, 1)
+            nn.Linear(dim, head), GELU(), nn.Linear(head, 1)
         )
 
     @property

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from emulators.files import atomic_write
 from emulators.labels import is_abundance
+from emulators.notebook import shown
 from stellarfit.hdf5 import opened, write_arrays
 from stellarfit.posterior.diagnostics import Diagnosis, inside
 from stellarfit.posterior.jitter import NAME
@@ -54,6 +55,13 @@ class Posterior:
 
     def __repr__(self) -> str:
         return self.summary()
+
+    def _repr_html_(self) -> str:
+        table = self.to_summary_table()
+        rows = [[f"{x:.5g}" if isinstance(x, float) else x for x in row]
+                for row in table.as_array().tolist()]
+        return shown(f"Posterior of {self.fit.name or 'spectrum'}", rows, head=table.colnames,
+                     notes=[self.verdict, *self.notes])
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -57,6 +57,12 @@ def run_command(
 
     Called again it goes on where it was; without FILES it takes those of the folder's survey.
     The exit code is 1 if a shard could not be made.
+
+    \b
+    Examples:
+      stellarfit survey run spectra/ -R 20000 -e mgb-fgk-r20k --out survey --workers 8
+      stellarfit survey run "night*/*.fits" --config survey.toml --out survey
+      stellarfit survey run --out survey --retry-failed
     """
     from stellarfit.survey.running import HoleError, run
 
@@ -77,7 +83,12 @@ def run_command(
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 def status_command(folder: Path, as_json: bool) -> None:
-    """Say how far a survey is: stars and shards done, rows without a fit, rate, time to go."""
+    """Say how far a survey is: stars and shards done, rows without a fit, rate, time to go.
+
+    \b
+    Example:
+      stellarfit survey status survey --json
+    """
     from stellarfit.survey.running import status
 
     try:
@@ -101,6 +112,10 @@ def merge_command(folder: Path, output: Path, aliases: str | None) -> None:
     """Put the shards together, a row for every input, in the order of the inputs.
 
     Refuses, with exit code 1, while a shard is missing or damaged.
+
+    \b
+    Example:
+      stellarfit survey merge survey -o catalogue.fits --aliases apogee
     """
     from stellarfit.survey.running import HoleError, merge
 

@@ -164,3 +164,39 @@ def test_options_that_make_no_sense_are_refused_in_a_line(star, tmp_path, argume
     assert done.exit_code in (1, 2)
     assert message in done.output
     assert "Traceback" not in done.output
+
+
+@pytest.mark.parametrize(("program", "words", "begun", "expected"), [
+    ("stellarfit", [], "fi", "fit"),
+    ("stellarfit", ["fit"], "--instr", "--instrument"),
+    ("stellarfit", ["survey"], "", "merge"),
+    ("emulators", [], "tr", "train"),
+])
+def test_the_shell_completes_commands_and_options(program, words, begun, expected):
+    from click.shell_completion import BashComplete
+
+    from emulators.cli import main as of_emulators
+
+    command = main if program == "stellarfit" else of_emulators
+    shell = BashComplete(command, {}, program, f"_{program.upper()}_COMPLETE")
+    assert expected in [c.value for c in shell.get_completions(words, begun)]
+
+
+@pytest.mark.parametrize("program", ["stellarfit", "emulators"])
+def test_every_command_explains_itself_with_an_example(program):
+    from emulators.cli import main as of_emulators
+
+    command = main if program == "stellarfit" else of_emulators
+    seen = []
+
+    def walk(command, path):
+        for name, sub in getattr(command, "commands", {}).items():
+            walk(sub, [*path, name])
+        if path and not getattr(command, "commands", {}):
+            said = CliRunner().invoke(command, ["--help"]).output
+            seen.append(path)
+            if path != ["settings"]:  # whose example is where they are used
+                assert f"{program} {' '.join(path)} " in " ".join(said.split()), path
+
+    walk(command, [])
+    assert len(seen) > 3

@@ -14,6 +14,9 @@ def test_the_summary_names_sampler_samples_and_derived_quantities(posterior) -> 
     assert "emcee" in text
     assert "median" in text
     assert repr(posterior) == text
+    page = posterior._repr_html_()
+    assert ">teff<" in page
+    assert posterior.verdict in page
     assert posterior.derived == {}
     low, median, high = posterior.interval("teff")
     assert low < median < high

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stellarfit.cli_options import FAILURES, given, names, numbers, settings_options
+from stellarfit.cli_options import FAILURES, given, names, numbers, pictures, settings_options
 from stellarfit.naming import stem_of
 from stellarfit.report.cli import report_command
 from stellarfit.survey.cli import survey_command
@@ -66,7 +66,8 @@ main.add_command(survey_command)
 @click.option("--method", type=click.Choice(["lm", "adam"]), default="lm", show_default=True)
 @click.option("--truth", type=click.Path(exists=True, dir_okay=False, path_type=Path),
               help="JSON of known values to print beside the fitted ones.")
-@click.option("--plot/--no-plot", default=True, show_default=True)
+@click.option("--plot/--no-plot", default=None, callback=pictures,
+              help="Draw NAME.png; by default where matplotlib is installed.")
 def fit_command(
     files: tuple[str, ...], output: Path, truth: Path | None, plot: bool, as_json: bool,
     threads: int, verbose: bool, medium: str | None, together: bool, targets: tuple[str, ...],
@@ -155,8 +156,9 @@ def calibrate_command(
 @click.option("--resume", is_flag=True, help="Keep chains in NAME-chains.h5, and go on from there.")
 @click.option("--many", is_flag=True,
               help="Sample stars on the same wavelengths side by side, in one batch.")
-@click.option("--plot/--no-plot", default=True, show_default=True,
-              help="Draw pairs of parameters, chains, and the spectra that samples predict.")
+@click.option("--plot/--no-plot", default=None, callback=pictures,
+              help="Draw pairs of parameters, chains, and the spectra that samples predict; by "
+              "default where matplotlib is installed.")
 def sample_command(
     files: tuple[str, ...], output: Path, sampler: str, max_steps: int, chains: int,
     walkers: int | None, resume: bool, many: bool, plot: bool, as_json: bool, threads: int,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,17 @@ def numbers(context: click.Context, parameter: click.Parameter, values: tuple[st
 
 def names(_: click.Context, __: click.Parameter, value: str | None) -> list[str] | None:
     return [n.strip() for n in value.split(",") if n.strip()] if value else None
+
+
+def pictures(_: click.Context, __: click.Parameter, wanted: bool | None) -> bool:
+    """Return whether to draw: as was asked for, else if there is what draws."""
+    if wanted is False or find_spec("matplotlib"):
+        return wanted is not False
+    said = "pictures need matplotlib: pip install 'stellarfit[plot]'"
+    if wanted:
+        raise click.ClickException(said)
+    click.echo(f"none drawn: {said}", err=True)
+    return False
 
 
 def each_arm(_: click.Context, __: click.Parameter, value: str | None) -> str | list[str] | None:

@@ -200,3 +200,17 @@ def test_every_command_explains_itself_with_an_example(program):
 
     walk(command, [])
     assert len(seen) > 3
+
+
+def test_without_matplotlib_a_fit_is_written_all_the_same(star, tmp_path, monkeypatch):
+    import stellarfit.cli_options as options
+
+    monkeypatch.setattr(options, "find_spec", lambda name: None)
+    answer = run("fit", star, "--medium", "air", "-o", tmp_path, *FEW)
+    assert answer.exit_code == 0
+    assert "stellarfit[plot]" in answer.stderr
+    assert sorted(p.suffix for p in tmp_path.iterdir()) == [".ecsv", ".h5"]
+    asked = run("fit", star, "--medium", "air", "-o", tmp_path / "asked", "--plot", *FEW)
+    assert asked.exit_code == 1
+    assert "stellarfit[plot]" in asked.stderr
+    assert not (tmp_path / "asked").exists()

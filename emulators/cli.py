@@ -269,9 +269,11 @@ def _ends(ctx: click.Context, parameter: click.Parameter, text: str | None) -> A
 @click.option("--wavelength", metavar="LOW:HIGH", callback=_ends,
               help="Å, at rest, that the student covers.  [default: all]")
 @click.option("-R", "--instrument", type=click.FloatRange(0, min_open=True), metavar="R",
-              help="Resolution of the survey: the student's spectra are half as sharp again.")
+              help="Resolution of the survey: the student's spectra are half as sharp again, as a "
+              "fit of it needs them.")
 @click.option("--resolution", type=click.FloatRange(0, min_open=True), metavar="R",
-              help="Of the student's spectra, in place of --instrument.  [default: the teacher's]")
+              help="Of the student's own spectra, in place of --instrument; an instrument must be "
+              "less sharp.  [default: the teacher's]")
 @click.option("--spectra", type=click.IntRange(1), default=20_000, show_default=True,
               help="Spectra that the teacher makes.")
 @click.option("--option", "options", multiple=True, metavar="KEY=VALUE", callback=_key_values,
@@ -308,17 +310,18 @@ def list_emulators(as_json: bool) -> None:
     """
     from emulators import available, load
 
-    rows = [_describe(name, load(name)) for name in available()]
+    shown = {name: load(name) for name in available()}
+    rows = [_describe(name, emulator) for name, emulator in shown.items()]
     if as_json:
         click.echo(json.dumps(rows, indent=1))
         return
     if not rows:
         click.echo("no emulators come with this installation", err=True)
     for row in rows:
-        mae = "MAE unknown" if row["mae"] is None else f"MAE {row['mae']:.4f}"
         low, high = row["range"]
-        click.echo(f"{row['name']:16} {low:.1f}-{high:.1f} Å {row['medium']:6}  {mae}  "
-                   f"{row['bytes'] / 1e6:5.1f} MB  sha256 {row['sha256'][:12]}")
+        click.echo(f"{row['name']:16} {low:.1f}-{high:.1f} Å {row['medium']:6}  "
+                   f"{row['bytes'] / 1e6:5.1f} MB  sha256 {row['sha256'][:12]}  "
+                   f"{shown[row['name']].error_in_words}")
 
 
 def _describe(name: str, emulator: Emulator) -> dict[str, Any]:

@@ -306,9 +306,17 @@ class Emulator:
         remove_others(folder, *(f["file"] for f in files.values()))
         return folder
 
+    @property
+    def error_in_words(self) -> str:
+        """The mean absolute error on validation spectra, of a student beside its teacher's."""
+        if "mae" not in self.metrics:
+            return "MAE unknown"
+        teacher = (self.provenance.get("teacher") or {}).get("name", "")
+        return f"MAE {self.metrics['mae']:.4f}" + (f" added to {teacher}'s" if teacher else "")
+
     def __repr__(self) -> str:
         low, high = self.wavelength_range
-        mae = f", MAE {self.metrics['mae']:.4f}" if "mae" in self.metrics else ""
+        mae = f", {self.error_in_words}" if "mae" in self.metrics else ""
         return (
             f"<Emulator {self.identity}: {kind_of(self.network)}, {low:.1f}-{high:.1f} Å "
             f"{self.medium}, {len(self.labels)} labels{mae}>"

@@ -4,6 +4,7 @@ dask cluster.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from emulators.apart import ENDED, Apart, EndedError
 
@@ -88,6 +90,8 @@ class Workers:
                 n_workers=self.workers, threads_per_worker=1, processes=True,
                 dashboard_address=None, silence_logs="ERROR"))
         self._client = self._stack.enter_context(Client(address, timeout="30s"))
+        if self.scheduler is not None and not self._client.nthreads():
+            tqdm.write(f"waiting for workers of {self.scheduler}", file=sys.stderr)
         return self
 
     def __exit__(self, *_: object) -> None:

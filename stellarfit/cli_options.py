@@ -98,5 +98,37 @@ def settings_options(command: Any) -> Any:
     return command
 
 
+def configured(context: click.Context, _: click.Parameter, path: Path | None) -> None:
+    """Let a TOML file say the defaults of a command's options, by the names they have there.
+
+    Values are read as they would be on the command line; what is repeatable there is a list, or a
+    table of names and values.
+    """
+    import tomllib
+
+    if path is None:
+        return
+    try:
+        said = tomllib.loads(path.read_text())
+    except ValueError as error:
+        raise click.ClickException(f"'{path}' is not TOML: {error}") from error
+    options = {option.opts[-1].lstrip("-"): option for option in context.command.params
+               if isinstance(option, click.Option) and option.expose_value}
+    # as in Python, too: fixed = ... for --fix
+    known = {**{str(o.name).replace("_", "-"): o for o in options.values()}, **options}
+    defaults: dict[str, Any] = {}
+    for name, value in said.items():
+        option = known.get(name.replace("_", "-"))
+        if option is None:
+            raise click.ClickException(
+                f"'{path}': unknown {name}; valid: {', '.join(options)}")
+        assert option.name is not None
+        if isinstance(value, dict):
+            value = [f"{k}={v}" for k, v in value.items()]
+        defaults[option.name] = value if option.multiple or not isinstance(value, list) else (
+            ",".join(map(str, value)))
+    context.default_map = {**(context.default_map or {}), **defaults}
+
+
 def given(options: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in options.items() if v is not None}

@@ -127,6 +127,12 @@ class Plan:
         else:
             modes = [self.search.modes([Pixels(s.flux, np.where(usable(s), s.ivar, 0.0))
                                         for s in o.spectra]) for o in seen]
+        if apart := {
+            k: f"the good pixels of '{o.name or 'the spectrum'}' lie too far apart to be compared "
+               "with the emulator" for k, (o, m) in enumerate(zip(seen, modes, strict=True))
+            if not m
+        }:
+            raise UnusableError(apart)
         emulator = self.search.emulator
         if alone:
             problems = _of_modes(emulator, self.parameters, seen[0], modes[0], self.common)

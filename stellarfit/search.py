@@ -44,6 +44,8 @@ LEAST_WIDTH = 25.0  # km/s
 MODES = 4
 #: templates per mode that a fit may choose from
 CANDIDATES = 4
+#: neighbouring pixels that may be missing without a gap in a first guess
+BRIDGED = 3
 #: sets of templates that are kept, of which a survey needs one
 KEPT = 4
 _templates: dict[tuple[str, str, bytes], Tensor] = {}
@@ -158,12 +160,16 @@ class Search:
     def modes(self, pixels: Sequence[Pixels]) -> list[list[Start]]:
         """Return the modes of a star, the best first, each a list of first guesses.
 
+        None where the pixels cannot be compared with templates.
+
         Parameters
         ----------
         pixels : sequence of Pixels
             Of the arms, in their order.
         """
         each = self._gain(pixels)                         # (n_arm, n_vsini, n_template, n_lag)
+        if not each.any():
+            return []
         for i, m in enumerate(self.mover):
             each[i][..., ~self._allowed(m)] = -np.inf
         first = [i for i, m in enumerate(self.mover) if m == self.mover[0]]
@@ -194,6 +200,8 @@ class Search:
                 continue
             data, weight = _on_log_grid(self.emulator, arm.wavelength, seen,
                                         self.centre[k] - self.lags, self.centre[k] + self.lags)
+            if not weight.any():  # good pixels, but each far from the next
+                continue
             kernels = self._kernels[self._resolution(arm)]
             floor = Kernels.of(np.ones((1, self._size - 2 * self.lags)), self._size).gain(
                 data, weight)
@@ -329,12 +337,13 @@ def _on_log_grid(
     edges = np.arange(size + 1) - 0.5
     weight, _ = np.histogram(place, edges, weights=w)
     total, _ = np.histogram(place, edges, weights=w * y)
-    if np.median(np.diff(place)) > 1.0:
-        nearest_pixel = np.clip(np.searchsorted(place, np.arange(size)), 1, len(place) - 1)
-        usable = (w[nearest_pixel] > 0) & (w[nearest_pixel - 1] > 0)
+    if (typical := float(np.median(np.diff(place)))) > 1.0:
+        # Between good pixels, few of them missing.
+        place, y, w = place[w > 0], y[w > 0], w[w > 0]
+        right = np.clip(np.searchsorted(place, np.arange(size)), 1, len(place) - 1)
+        usable = place[right] - place[right - 1] < (BRIDGED + 1.5) * typical
         inside = (np.arange(size) >= place[0]) & (np.arange(size) <= place[-1])
-        share = 1.0 / np.median(np.diff(place))
-        weight = np.where(usable & inside, np.interp(np.arange(size), place, w) * share, 0.0)
+        weight = np.where(usable & inside, np.interp(np.arange(size), place, w) / typical, 0.0)
         total = weight * np.interp(np.arange(size), place, y)
     data = np.divide(total, weight, out=np.ones(size), where=weight > 0)
     return data, weight

@@ -62,6 +62,11 @@ class Weighting:
     robust: bool = True
     correlation: float = 0.0
 
+    def __post_init__(self) -> None:
+        for name in ("emulator_error", "jitter", "robust"):
+            if not isinstance(getattr(self, name), (bool, np.bool_)):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; expected True or False")
+
 
 @dataclass(frozen=True, eq=False)
 class EmulatorNoise:

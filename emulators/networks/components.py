@@ -50,17 +50,18 @@ class Components(FixedPixels):
         Width of the hidden layers.
     layers : int
         Number of hidden layers; all but the first add to what came before.
-    components : int
-        At most as many as there are pixels.
+    components : int, optional
+        At most as many as there are pixels; 576, or as many as there are, by default.
     """
 
     share: Tensor
 
     def __init__(
         self, n_label: int, wavelength: Tensor, *, hidden: int = 512, layers: int = 6,
-        components: int = 576,
+        components: int | None = None,
     ) -> None:
         super().__init__(wavelength)
+        components = min(576, len(wavelength)) if components is None else components
         deeper = [Layer(hidden) for _ in range(layers - 1)]
         self.body = nn.Sequential(nn.Linear(n_label, hidden), nn.SiLU(), *deeper,
                                   nn.Linear(hidden, components))

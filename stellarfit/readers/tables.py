@@ -72,6 +72,11 @@ def _which(names: Sequence[str], what: str) -> str | None:
     return next((words[w] for w in HELD[what] if w in words), None)
 
 
+def count_rows(path: Path) -> int:
+    """Return how many spectra a table holds."""
+    return int((_Parquet if is_parquet(path) else _Fits)(path).count)
+
+
 class TableOfSpectra(Sequence[Spectrum]):
     """The spectra of a table, read as they are asked for.
 
@@ -192,9 +197,14 @@ class _Parquet:
         self._file = parquet.ParquetFile(path)
         self.names: list[str] = self._file.schema_arrow.names
         self.count: int = self._file.metadata.num_rows
-        pairs = (self._file.schema_arrow.metadata or {}).items()
-        self.meta = {k.decode().lower(): v.decode(errors="replace") for k, v in pairs
+        said = self._file.schema_arrow.metadata or {}
+        self.meta = {k.decode().lower(): v.decode(errors="replace") for k, v in said.items()
                      if k.lower() == b"medium"}
+        if (own := said.get(b"table_meta_yaml")) is not None:  # of a table that astropy wrote
+            from astropy.table.meta import get_header_from_yaml
+
+            held = get_header_from_yaml(own.decode().split("\n")).get("meta", {})
+            self.meta |= {k.lower(): v for k, v in held.items() if k.lower() == "medium"}
         self.units: dict[str, str] = {}
         ends = np.cumsum([self._file.metadata.row_group(i).num_rows
                           for i in range(self._file.num_row_groups)])

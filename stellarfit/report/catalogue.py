@@ -117,7 +117,8 @@ def _values(column: Any) -> Any:
     """Return a column as Bokeh takes it, numbers in half the space that the catalogue has."""
     kind = column.dtype.kind
     if kind == "f":
-        return np.asarray(np.ma.filled(column, np.nan), dtype=np.float32)
+        with np.errstate(over="ignore"):  # a number beyond is infinite on the page
+            return np.asarray(np.ma.filled(column, np.nan), dtype=np.float32)
     if kind in "iu" and np.abs(np.ma.filled(column, 0)).max() < 2**31:
         return np.asarray(np.ma.filled(column, 0), dtype=np.int32)
     return [str(x) for x in np.ma.filled(column.astype(str), "")]

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from stellarfit.cli_options import FAILURES, given, settings_options
+from stellarfit.cli_options import FAILURES, configured, given, settings_options
 
 
 @click.group("survey")
@@ -31,7 +31,8 @@ def survey_command() -> None:
 @click.option("--list", "listed", type=click.Path(exists=True, dir_okay=False, path_type=Path),
               help="A text file with a path per line, in place of FILES.")
 @click.option("--config", type=click.Path(exists=True, dir_okay=False, path_type=Path),
-              help="TOML of the options below, by their names; the command line overrules it.")
+              is_eager=True, expose_value=False, callback=configured,
+              help="TOML of these options, by their names; the command line overrules it.")
 @settings_options
 @click.option("--batch", type=click.IntRange(1), default=64, show_default=True,
               help="Stars side by side; memory grows with it.")
@@ -51,12 +52,12 @@ def survey_command() -> None:
 @click.pass_context
 def run_command(
     context: click.Context, /, inputs: tuple[str, ...], folder: Path, listed: Path | None,
-    config: Path | None, skip_existing: bool, retry_failed: bool, **options: Any,
+    skip_existing: bool, retry_failed: bool, **options: Any,
 ) -> None:
     """Fit the stars of FILES: paths, patterns, folders, files of many stars.
 
     Called again it goes on where it was; without FILES it takes those of the folder's survey.
-    The exit code is 1 if a shard could not be made.
+    The exit code is 1 if a shard could not be made, or no star has a fit.
 
     \b
     Examples:
@@ -64,19 +65,31 @@ def run_command(
       stellarfit survey run "night*/*.fits" --config survey.toml --out survey
       stellarfit survey run --out survey --retry-failed
     """
-    from stellarfit.survey.running import HoleError, run
+    from stellarfit.survey.running import HoleError, reason, run
 
     files: Any = list(inputs)
     if listed is not None:
-        files += [line.strip() for line in listed.read_text().splitlines() if line.strip()]
+        if files:
+            raise click.UsageError("--list is in place of FILES: give one or the other")
+        files = [line.strip() for line in listed.read_text().splitlines() if line.strip()]
+        if not files:
+            raise click.ClickException(f"'{listed}' lists no files")
+    if not files:  # a survey that goes on has settings of its own: only what is said counts
+        source = click.core.ParameterSource
+        options = {n: v for n, v in options.items()
+                   if context.get_parameter_source(n) not in (source.DEFAULT, None)}
     try:
-        if config is not None:
-            options = _configured(context, config, options)
         state = run(files or None, folder, again=not skip_existing, retry_failed=retry_failed,
                     **given(options))
+        click.echo(f"{folder}: {state}")
+        if state.failed == state.stars:
+            raise click.ClickException(f"no star has a fit; the first: {reason(folder, 0)}")
+    except KeyboardInterrupt:
+        raise click.ClickException(
+            f"stopped; what is done stays: go on with 'stellarfit survey run -o {folder}'"
+        ) from None
     except (*FAILURES, HoleError) as error:
         raise click.ClickException(str(error)) from error
-    click.echo(f"{folder}: {state}")
 
 
 @survey_command.command("status")
@@ -117,27 +130,13 @@ def merge_command(folder: Path, output: Path, aliases: str | None) -> None:
     Example:
       stellarfit survey merge survey -o catalogue.fits --aliases apogee
     """
+    from stellarfit.survey.catalogue import alias
     from stellarfit.survey.running import HoleError, merge
 
     try:
         table = merge(folder, output, aliases=aliases)
     except (*FAILURES, HoleError) as error:
         raise click.ClickException(str(error)) from error
-    lost = int((table["status"] != 0).sum())
+    lost = int((table[alias("status", aliases)] != 0).sum())
     click.echo(f"wrote {output}: {len(table)} rows, {lost} without a fit")
 
-
-def _configured(context: click.Context, path: Path, options: dict[str, Any]) -> dict[str, Any]:
-    """Return options of the command line over those of a TOML file over the defaults."""
-    import tomllib
-
-    try:
-        said = tomllib.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"'{path}' is not TOML: {error}") from error
-    if wrong := [n for n in said if n not in options]:
-        raise ValueError(f"'{path}': unknown {', '.join(wrong)}; valid: {', '.join(options)}")
-    source = context.get_parameter_source
-    typed = {n for n in options
-             if source(n) not in (click.core.ParameterSource.DEFAULT, None)}
-    return {**options, **{n: v for n, v in said.items() if n not in typed}}

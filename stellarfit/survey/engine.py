@@ -10,6 +10,7 @@ of workers or on the size of shards, to the last bit.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from emulators import Emulator
+from emulators.labels import unknown_names
 from stellarfit.calibration import Calibration, load_calibration
 from stellarfit.continuum import as_continuum
 from stellarfit.fitting import METHODS, best_of, conclude
@@ -213,6 +215,18 @@ emulator_error, jitter, robust, correlation, seed
                 del self._plans[old]
             self._plans[pixels] = make_plan(first, **self._planning)
         return self._plans[pixels]
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Say which options there are, if one of those given is none.
+
+    Raises
+    ------
+    TypeError
+    """
+    valid = list(inspect.signature(Engine).parameters)
+    if wrong := [n for n in options if n not in valid]:
+        raise TypeError(str(unknown_names(wrong, valid, "option")))
 
 
 def _check_observing(instrument: Any, resolution: Any, continuum: Any) -> None:

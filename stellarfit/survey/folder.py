@@ -13,8 +13,10 @@ what is there is whole.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,13 +31,15 @@ from emulators.files import read_description, sha256, write_json
 from stellarfit.hdf5 import in_memory, opened, write_arrays
 from stellarfit.priors import Colour, Gaussian, Uniform
 from stellarfit.survey.catalogue import Arrays
-from stellarfit.survey.engine import Engine, Status
-from stellarfit.survey.targets import Target
+from stellarfit.survey.engine import Engine, Status, check_options
+from stellarfit.survey.targets import Target, as_text
 
 FORM, FORM_VERSION = "stellarfit survey", 1
 TARGETS, ROWS = "stellarfit-targets-1", "stellarfit-shard-1"
 #: settings that may be paths: the emulator's, whose tensors count, and files, whose contents do
 FILES = ("emulator", "instrument", "calibration")
+#: how names of files become bytes, whatever they are
+NAMES = ("utf-8", "surrogateescape")
 #: a row with one of these may come out otherwise at another time
 FOR_NOW = Status.MISSING | Status.UNREADABLE | Status.FAILED | Status.CRASHED
 
@@ -86,20 +90,21 @@ class Survey:
             For settings that no star could be fitted with.
         """
         folder = Path(folder)
-        plain: dict[str, Any] = json.loads(json.dumps(dict(settings), default=_plain))
-        for name in FILES:
-            if isinstance(given := plain.get(name), str) and Path(given).exists():
-                plain[name] = os.path.abspath(given)
+        plain = plain_settings(settings)
+        check_options(engine_options(plain))
         engine = Engine(**engine_options(plain))
         said = provenance_of(engine, plain)
         # Whoever goes on from another folder means the same files.
         targets = [Target(os.path.abspath(t.file), t.star) for t in targets]
         if len(set(targets)) < len(targets):
-            raise ValueError("a file is given more than once, under different names: every input "
-                             "is one row")
+            twice = next(t.file for t, n in Counter(targets).items() if n > 1)
+            raise ValueError(f"'{twice}' is given more than once, under different names: every "
+                             "input is one row")
         files = list(dict.fromkeys(t.file for t in targets))
+        if (own := os.path.abspath(folder)) in {os.path.dirname(f) for f in files}:
+            raise ValueError(f"'{own}' holds spectra: give the survey a folder of its own")
         number = {f: i for i, f in enumerate(files)}
-        arrays = {"files": np.char.encode(np.array(files), "utf-8"),
+        arrays = {"files": np.char.encode(np.array(files), *NAMES),
                   "file": np.array([number[t.file] for t in targets], dtype=np.int64),
                   "star": np.array([t.star for t in targets], dtype=np.int64)}
         key = hashlib.sha256(json.dumps([said, digest(arrays)], sort_keys=True).encode())
@@ -108,7 +113,8 @@ class Survey:
         if (folder / "survey.json").exists():
             there = cls.open(folder)
             if there.key != survey.key:
-                other = [k for k, v in said.items() if there.provenance.get(k) != v]
+                other = there.other_settings({k: plain[k] for k in plain if k != "models"}) + [
+                    k for k, v in said.items() if k != "SETTINGS" and there.provenance.get(k) != v]
                 raise OtherSurveyError(
                     f"'{folder}' holds another survey, of {there.count} stars, and this is of "
                     f"{len(targets)}; other: {', '.join(other) or 'the files'}; give another "
@@ -116,6 +122,10 @@ class Survey:
             if plain.get("models") and not there.settings.get("models"):
                 raise OtherSurveyError(f"the survey in '{folder}' was begun without models, and "
                                        "shards that are done have none; give another folder")
+            try:
+                there.targets([0])
+            except (FileNotFoundError, ValueError):  # the same key: of the same targets
+                _write(folder / "targets.h5", TARGETS, arrays, {})
             return there
         (folder / "shards").mkdir(parents=True, exist_ok=True)
         _write(folder / "targets.h5", TARGETS, arrays, {})
@@ -146,6 +156,13 @@ class Survey:
                                                    "key")))
         except KeyError as error:
             raise ValueError(f"'{path}' is damaged: it has no {error}") from error
+
+    def other_settings(self, given: Mapping[str, Any]) -> list[str]:
+        """Return those of some plain settings that are not the survey's, each with both values."""
+        usual = {n: p.default for n, p in inspect.signature(Engine).parameters.items()}
+        then = {n: self.settings.get(n, usual.get(n)) for n in given}
+        return [f"{n} = {v} (it has {then[n]})" for n, v in given.items()
+                if v != then[n]]
 
     @property
     def shards(self) -> int:
@@ -183,13 +200,13 @@ class Survey:
     def targets(self, numbers: Sequence[int]) -> list[Target]:
         """Return some of the stars."""
         held = self._targets
-        return [Target(held["files"][held["file"][i]].decode("utf-8"), int(held["star"][i]))
+        return [Target(held["files"][held["file"][i]].decode(*NAMES), int(held["star"][i]))
                 for i in numbers]
 
     def where(self) -> Arrays:
         """Return the columns that say what each row is of."""
         held = self._targets
-        files = np.char.decode(held["files"], "utf-8")
+        files = np.array([as_text(f.decode(*NAMES)) for f in held["files"]])
         return {"index": np.arange(self.count), "file": files[held["file"]], "star": held["star"]}
 
     def rows(self, shard: int) -> tuple[Arrays, dict[str, Any]]:
@@ -230,11 +247,12 @@ class Survey:
             try:
                 with opened(path, "shard", ROWS) as file:
                     said = json.loads(file.attrs["said"])
-            except (ValueError, FileNotFoundError):
+                shard = int(said["shard"])
+                at = path.stat().st_mtime
+            except Exception:  # a damaged file may raise anything
                 continue
-            shard = said.get("shard", -1)
-            if path == self._path(shard) and shard < self.shards and said["key"] == self.key:
-                found[shard] = {**said, "at": path.stat().st_mtime}
+            if path == self._path(shard) and shard < self.shards and said.get("key") == self.key:
+                found[shard] = {**said, "at": at}
         return found
 
     def models_of(self, shard: int) -> Path:
@@ -243,6 +261,17 @@ class Survey:
 
     def _path(self, shard: int) -> Path:
         return self.folder / "shards" / f"{shard:07d}.h5"
+
+
+def plain_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings as JSON has them, paths in full, without the usual device."""
+    plain: dict[str, Any] = json.loads(json.dumps(dict(settings), default=_plain))
+    for name in FILES:
+        if isinstance(given := plain.get(name), str) and Path(given).exists():
+            plain[name] = os.path.abspath(given)
+    if plain.get("device") == "cpu":
+        del plain["device"]
+    return plain
 
 
 def engine_options(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -296,9 +325,15 @@ def _write(path: Path, form: str, arrays: Arrays, said: Mapping[str, Any]) -> No
 
 def read(path: Path, what: str, form: str) -> tuple[Arrays, dict[str, Any]]:
     """Return the arrays of a file of ours, whose hash is right, and what is said of them."""
-    with opened(path, what, form) as file:
-        arrays = {n: values[()] for n, values in file.items()}
-        said, promised = json.loads(file.attrs["said"]), file.attrs["sha256"]
-    if digest(arrays) != promised:
+    try:
+        with opened(path, what, form) as file:
+            arrays = {n: values[()] for n, values in file.items()}
+            said, promised = json.loads(file.attrs["said"]), file.attrs["sha256"]
+        found = digest(arrays)
+    except (FileNotFoundError, ValueError):
+        raise
+    except Exception as error:  # HDF5 may stumble over damage anywhere
+        raise ValueError(f"'{path}' is damaged: {error}") from error
+    if found != promised:
         raise ValueError(f"'{path}' is damaged: its hash is not what it was written with")
     return arrays, said

@@ -18,10 +18,10 @@ from stellarfit.survey.catalogue import (
     to_table,
     write_table,
 )
-from stellarfit.survey.engine import Engine
+from stellarfit.survey.engine import Engine, check_options
 from stellarfit.survey.folder import provenance_of
 from stellarfit.survey.models import keeping
-from stellarfit.survey.targets import Files, Target, find_targets
+from stellarfit.survey.targets import Files, Target, as_text, find_targets
 
 if TYPE_CHECKING:
     from astropy.table import Table
@@ -79,6 +79,7 @@ def fit_many(
     if out is not None:
         check_suffix(out)
     check_aliases(aliases)
+    check_options(options)
     engine = Engine(batch=batch, **options)
     stars, where = _readers(spectra, medium, single)
     bar = tqdm(total=len(stars), unit="star", disable=None if progress is None else not progress)
@@ -107,14 +108,14 @@ def _readers(
         spectra = [spectra]
     if isinstance(spectra, (Spectrum, Mapping)):
         raise ValueError("fit_many takes a list of stars; for one, call fit, or give [star]")
-    given = list(spectra)
+    given = [] if spectra is None else list(spectra)
     if not given:
         raise ValueError("no spectra: give files, patterns, folders or spectra")
     files = Files(medium)
     if all(isinstance(s, (str, Path)) for s in given):
         targets = find_targets(given, single=single)
         return [partial(files, t) for t in targets], {
-            "file": np.array([t.file for t in targets]),
+            "file": np.array([as_text(t.file) for t in targets]),
             "star": np.array([t.star for t in targets])}
 
     def itself(star: Any) -> Any:

@@ -64,6 +64,10 @@ def result(source: str | Path, index: int) -> FitResult:
     path = Path(source)
     if path.is_dir():
         survey = Survey.open(path)
+        if not 0 <= index < survey.count:
+            raise ValueError(f"no star {index}: the survey in '{path}' has {survey.count}, from 0")
+        if not survey.settings.get("models"):
+            raise FileNotFoundError(f"the survey in '{path}' was run without models (--models)")
         path = survey.models_of(index // survey.size)
     with opened(path, "file of models", FORM) as file:
         if str(index) not in file:

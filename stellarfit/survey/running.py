@@ -29,7 +29,7 @@ from stellarfit.survey.catalogue import (
     write_table,
 )
 from stellarfit.survey.engine import Engine, Failure, Outcome, Status
-from stellarfit.survey.folder import FOR_NOW, Survey
+from stellarfit.survey.folder import FOR_NOW, OtherSurveyError, Survey, plain_settings
 from stellarfit.survey.models import keeping
 from stellarfit.survey.targets import Files, find_targets
 
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from astropy.table import Table
 
 logger = logging.getLogger(__name__)
+#: stars side by side, where nothing else is said
+BATCH = 64
 #: times that a shard may lose its worker before its stars are suspected
 PATIENCE = 3
 #: engines of this process, by survey
@@ -214,11 +216,18 @@ def status(folder: str | Path) -> State:
                  sum(s["failed"] for s in done.values()), rate, (survey.count - count) / rate)
 
 
+def reason(folder: str | Path, index: int) -> str:
+    """Return why a star has no fit, in words."""
+    survey = Survey.open(folder)
+    shard = index // survey.size
+    return str(survey.rows(shard)[0]["message"][index - survey.numbers(shard)[0]])
+
+
 def run(
     inputs: str | Path | Iterable[str | Path] | None, folder: str | Path, *,
     workers: int | None = None, scheduler: str | None = None, shard: int = 512,
     single: bool = False, retry_failed: bool = False, again: bool = False,
-    medium: str | None = None, models: bool = False, batch: int = 64,
+    medium: str | None = None, models: bool = False, batch: int | None = None,
     progress: bool | None = None, **options: Any,
 ) -> State:
     """Fit the stars of files, and keep what is done in a folder; called again, it goes on.
@@ -226,7 +235,8 @@ def run(
     Parameters
     ----------
     inputs : path or sequence of paths, optional
-        As of :func:`stellarfit.fit_many`; None for those of the folder's survey, and its settings.
+        As of :func:`stellarfit.fit_many`; None for those of the folder's survey, and its settings,
+        of which those that are given must be the same.
     folder : path
         Of the survey; every worker must see it, and the files, under the same names.
     workers : int, optional
@@ -257,13 +267,20 @@ def run(
     OSError
         When the folder cannot be written to; what is done stays.
     """
+    settings = {**options, **({"batch": batch} if batch is not None else {}),
+                **({"medium": medium} if medium else {}), **({"models": True} if models else {})}
     if inputs is None:
         survey = Survey.open(folder)
+        if other := survey.other_settings(plain_settings(settings)):
+            raise OtherSurveyError(f"the survey in '{folder}' has settings of its own; other: "
+                                   f"{', '.join(other)}; leave them out, or begin another")
+        try:
+            survey.targets([0])
+        except (FileNotFoundError, ValueError) as error:
+            raise ValueError(f"{error}; give the inputs again, and it is written anew") from error
     else:
-        settings = {**options, "batch": batch, "medium": medium, "models": models}
         survey = Survey.begin(folder, find_targets(inputs, single=single),
-                              {k: v for k, v in settings.items() if v not in (None, False)
-                               or k not in ("medium", "models")}, size=shard)
+                              {"batch": BATCH, **settings}, size=shard)
     left = _left(survey, again, retry_failed)
     workers = workers or _cores()
     clear_temporaries(survey.folder / "shards", survey.folder / "models")

@@ -30,6 +30,11 @@ class Target:
     star: int = 0
 
 
+def as_text(file: str) -> str:
+    """Return the name of a file as text that can be written, whatever its bytes are."""
+    return file.encode("utf-8", "backslashreplace").decode()
+
+
 def find_targets(inputs: str | Path | Iterable[str | Path], *, single: bool = False
                  ) -> list[Target]:
     """Return the stars of files, in the order of the inputs.
@@ -38,7 +43,8 @@ def find_targets(inputs: str | Path | Iterable[str | Path], *, single: bool = Fa
     ----------
     inputs : path, or sequence of paths
         Files; patterns (``survey/*.fits``), whose files are taken in alphabetical order, as are
-        those of a folder, hidden ones left out.
+        those of a folder, hidden ones left out.  Folders within a folder are not entered, those
+        that match a pattern are.
     single : bool
         No file holds more than one star: they need not be opened, which takes a while where
         there are millions.
@@ -48,15 +54,17 @@ def find_targets(inputs: str | Path | Iterable[str | Path], *, single: bool = Fa
     ValueError
         When there is nothing, or a file twice.
     OSError
-        For a folder that cannot be listed.  A file that is missing or unreadable is a target all
-        the same: its row will say so.
+        For a folder that cannot be listed.  What is missing, unreadable or an empty folder is a
+        target all the same: its row will say so.
     """
     given = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
     files: list[str] = []
     for one in given:
         files += _files(str(one))
-    if not files:
-        raise ValueError("no spectra: give files, patterns or folders")
+    nothing = not any(files) or (len(files) == 1 and Path(files[0]).is_dir())
+    if nothing:
+        raise ValueError(f"no spectra in '{', '.join(map(str, given))}': give files, patterns or "
+                         "folders")
     if twice := next((f for f, n in Counter(files).items() if n > 1), ""):
         raise ValueError(f"'{twice}' is given more than once: every input is one row")
     with warnings.catch_warnings():
@@ -65,18 +73,19 @@ def find_targets(inputs: str | Path | Iterable[str | Path], *, single: bool = Fa
 
 
 def _files(name: str) -> list[str]:
+    """Return what a path or pattern stands for, links that lead nowhere as well."""
     path = Path(name)
-    if path.is_dir():
+    if name and path.is_dir():
         found = sorted(str(p) for p in path.iterdir()
-                       if p.is_file() and not p.name.startswith("."))
-        if not found:
-            raise ValueError(f"no files in '{name}'")
-        return found
+                       if not p.is_dir() and not p.name.startswith("."))
+        return found or [name]
     if any(c in name for c in "*?[") and not path.exists():
-        found = sorted(f for f in glob.glob(name, recursive=True) if Path(f).is_file())
-        if not found:
+        matches = sorted(glob.glob(name, recursive=True))
+        if "**" in name:  # which finds what is in a folder by itself
+            matches = [m for m in matches if not Path(m).is_dir()]
+        if not matches:
             raise ValueError(f"no file matches '{name}'")
-        return found
+        return [f for m in matches for f in (_files(m) if Path(m).is_dir() else [m])]
     return [name]
 
 
@@ -106,6 +115,8 @@ class Files:
         return self._stars[target.star]
 
     def _open(self, path: Path) -> Sequence[Any]:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise ValueError(f"'{path}' is not a file, or a folder without any")
         if path.is_file() and is_table(path):
             return TableOfSpectra(path, **self._options)
         return list(stars_of(path, **self._options).values())

@@ -171,7 +171,7 @@ def hole_in_a_survey() -> None:
     text()
     answer = CliRunner().invoke(stellarfit_command, [
         "survey", "run", "star.txt", "--out", "survey", "-R", "20000", "--workers", "1"])
-    assert answer.exit_code == 0, answer.output  # a star that says no medium is a row
+    assert "1 of 1 stars done" in answer.output  # a star that says no medium is a row
     for shard in Path("survey/shards").glob("*.h5"):
         shard.unlink()
     command(stellarfit_command, "survey", "merge", "survey", "-o", "catalogue.fits")

@@ -182,7 +182,7 @@ def test_list_shows_what_ships(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     text = run("list").stdout
     assert text.startswith("saved ")
     assert "5160.0-5180.6 Å air" in text
-    assert text.endswith(f"sha256 {sha256[:12]}\n")
+    assert text.endswith(f"sha256 {sha256[:12]}  MAE unknown\n")
 
 
 def test_a_bad_grid_or_emulator_is_one_line_and_exit_code_1(

@@ -16,7 +16,7 @@ from emulators.drawing import uniform
 from emulators.labels import Domain, LabelSet
 from emulators.lessons import View
 from emulators.networks import build
-from emulators.networks.components import SHARE
+from emulators.networks.components import SHARE, Components
 
 FAST = {"options": {"hidden": 64, "layers": 2, "components": 24}, "progress": False, "steps": 400,
         "batch": 64, "validate_every": 100, "checkpoint_every": 100, "warmup": 20,
@@ -94,6 +94,11 @@ def test_principal_components_leave_what_they_cannot_span() -> None:
     np.testing.assert_allclose(known.std(0), 1.0, rtol=1e-4)
 
 
+def test_there_are_no_more_components_than_pixels_unless_asked_for() -> None:
+    network = Components(3, torch.linspace(5150.0, 5160.0, 40))
+    assert network.config["components"] == 40
+
+
 def test_labels_enter_by_what_they_do() -> None:
     rng = np.random.default_rng(0)
     wavelength = 5160.0 * torch.exp(1e-5 * torch.arange(40, dtype=torch.float64))
@@ -118,6 +123,7 @@ def test_a_student_says_what_its_teacher_says(student, teacher) -> None:
     assert float(error) == pytest.approx(student.metrics["mae"], rel=0.2)
     assert student.labels == teacher.labels
     np.testing.assert_array_equal(student.domain.A, teacher.domain.A)
+    assert f"added to {teacher.name}'s" in repr(student)
     known = student.provenance["teacher"]
     assert (known["sha256"], known["added"]) == (teacher.sha256, student.metrics)
 

@@ -87,6 +87,22 @@ def test_masked_pixels_cosmics_and_gaps_are_tolerated(lines, observe):
     assert abs(starts[0].rv - 88.0) < 3.0
 
 
+@pytest.mark.parametrize("kept", [2, 3])
+def test_good_pixels_need_no_good_neighbours(lines, observe, kept):
+    spectrum = observe(lines, {**STAR, "rv": 88.0}, seed=4)
+    bad = np.arange(len(spectrum)) % kept != 0
+    starts, _ = guess(lines, with_changes(spectrum, mask=bad))
+    assert abs(starts[0].rv - 88.0) < 3.0
+
+
+def test_pixels_too_far_apart_are_said_to_be_so(lines, observe):
+    spectrum = observe(lines, {**STAR, "rv": 0.0}, seed=4)
+    bad = np.arange(len(spectrum)) % 8 != 0
+    with pytest.raises(ValueError, match="too far apart"):
+        stellarfit.fit(with_changes(spectrum, mask=bad), resolution=RESOLUTION, emulator=lines,
+                       free=FREE, fixed=FIXED)
+
+
 def test_a_few_unmasked_cosmics_do_not_mislead(lines, observe):
     spectrum = observe(lines, {**STAR, "rv": -44.0}, seed=4)
     flux = spectrum.flux.copy()

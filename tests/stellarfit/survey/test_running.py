@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -271,6 +272,11 @@ def test_the_commands_run_say_how_far_and_merge(
     assert "40 of 40 stars done (5 of 5 shards), 2 without a fit" in said.output
     state = json.loads(invoke("survey", "status", folder, "--json").output)
     assert (state["stars"], state["done"], state["failed"]) == (40, 40, 2)
+    said = invoke("survey", "run", "-o", folder, "--batch", 8, "--device", "cpu")  # as it was
+    assert said.exit_code == 0, said.output
+    said = invoke("survey", "merge", folder, "-o", tmp_path / "c.fits", "--aliases", "apogee")
+    assert said.exit_code == 0
+    assert "40 rows, 2 without a fit" in said.output
     assert invoke("survey", "merge", folder, "-o", tmp_path / "c.ecsv").exit_code == 0
     (folder / "shards" / "0000001.h5").unlink()
     said = invoke("survey", "merge", folder, "-o", tmp_path / "d.fits")
@@ -282,7 +288,115 @@ def test_the_commands_run_say_how_far_and_merge(
         (("run", files, "-o", tmp_path / "t", "-e", cannon, "--free", "vanadium"),
          "unknown parameter"),
         (("merge", folder, "-o", "c.csv"), ".fits, .ecsv or .parquet"),
+        (("run", "-o", folder, "--batch", 16), "other: batch = 16 (it has 8)"),
+        (("run", files, "-o", files), "a folder of its own"),
     ):
         said = invoke("survey", *words)
         assert said.exit_code == 1
         assert answer in said.output
+
+
+@pytest.mark.parametrize(("content", "answer"), [
+    ("fix = {vmic = 'much'}", "NAME=NUMBER"),
+    ("batch = 'many'", "not a valid integer"),
+    ("jitters = true", "unknown jitters; valid: out, list, instrument"),
+    ("jitter = 'perhaps'", "not a valid boolean"),
+    ("resolution = ", "is not TOML"),
+])
+def test_what_a_file_of_options_says_is_read_as_on_the_command_line(
+    content: str, answer: str, files: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "survey.toml").write_text(content)
+    said = invoke("survey", "run", files, "-o", tmp_path / "s", "--config",
+                  tmp_path / "survey.toml")
+    assert said.exit_code in (1, 2)
+    assert answer in " ".join(said.output.split())
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_survey_without_any_fit_is_a_failure_that_says_why(
+    files: Path, cannon: Path, tmp_path: Path
+) -> None:
+    said = invoke("survey", "run", files, "-o", tmp_path / "s", "-e", cannon, "--workers", 1)
+    assert said.exit_code == 1
+    assert "no star has a fit; the first: " in said.output
+    assert "resolution" in said.output
+
+
+def test_a_lost_list_of_targets_is_written_anew_when_the_inputs_are_given(
+    files: Path, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = tmp_path / "s"
+    Survey.begin(folder, find_targets(files), plain := {
+        k: v for k, v in settings.items() if k != "progress"}, size=16)
+    content = (folder / "targets.h5").read_bytes()
+    for spoil in (lambda p: p.unlink(), lambda p: p.write_bytes(content[:500])):
+        spoil(folder / "targets.h5")
+        with pytest.raises(ValueError, match="give the inputs again"):
+            run(None, folder, workers=1)
+        again = Survey.begin(folder, find_targets(files), plain, size=16)
+        assert len(again.targets(range(40))) == 40
+
+
+def test_a_shard_with_any_bit_flipped_is_whole_or_made_again(
+    files: Path, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = tmp_path / "s"
+    run(files, folder, workers=1, shard=8, **settings)
+    survey, path = Survey.open(folder), folder / "shards" / "0000002.h5"
+    content, rng = path.read_bytes(), np.random.default_rng(0)
+    good = survey.rows(2)[0]
+    damaged = 0
+    # the first 2 kB, where HDF5 keeps its addresses, and anywhere
+    for place in (*rng.integers(0, 2048, 300), *rng.integers(0, len(content), 100)):
+        spoilt = bytearray(content)
+        spoilt[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(spoilt)
+        survey.done()
+        with suppress(ValueError):
+            damaged += 1
+            for name, values in survey.rows(2)[0].items():
+                np.testing.assert_array_equal(values, good[name])
+            damaged -= 1
+    assert damaged > 50
+    path.write_bytes(content[:300])
+    with pytest.raises(HoleError, match=r"0000002\.h5"):
+        merge(folder, tmp_path / "c.fits")
+    assert run(None, folder, workers=1).done == 40
+
+
+def test_links_that_lead_nowhere_and_empty_folders_have_their_rows(
+    files: Path, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    mixed, empty = tmp_path / "mixed", tmp_path / "empty"
+    (mixed / "folder.fits").mkdir(parents=True)
+    empty.mkdir()
+    first = sorted(files.iterdir())[0]
+    (mixed / "a.fits").write_bytes(first.read_bytes())
+    (mixed / "gone.fits").symlink_to(mixed / "nothing")
+    (mixed / "round.fits").symlink_to(mixed / "round.fits")
+    os.mkfifo(mixed / "pipe.fits")
+    names = [Path(t.file).name for t in find_targets(mixed)]
+    assert names == ["a.fits", "gone.fits", "pipe.fits", "round.fits"]
+    table = stellarfit.fit_many([mixed, empty], **settings)
+    assert table["status"].tolist() == [0, 1, 2, 1, 2]
+    with pytest.raises(ValueError, match="no spectra"):
+        find_targets(empty)
+    with pytest.raises(ValueError, match="no spectra"):
+        find_targets("")
+
+
+def test_a_name_that_is_no_text_is_fitted_too(
+    files: Path, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    odd = os.fsencode(own) + b"/odd\xff.fits"
+    with open(odd, "wb") as stream:
+        stream.write(sorted(files.iterdir())[0].read_bytes())
+    run(own, tmp_path / "s", workers=1, **settings)
+    table = merge(tmp_path / "s", tmp_path / "c.fits")
+    assert table["status"].tolist() == [0]
+    assert table["file"][0].endswith(r"odd\udcff.fits")
+    direct = stellarfit.fit_many([own], out=tmp_path / "d.fits", **settings)
+    assert direct["status"].tolist() == [0]

@@ -30,7 +30,7 @@ def test_an_input_is_one_row_and_nothing_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="given more than once"):
         find_targets([tmp_path / "a.txt", tmp_path])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="no files in"):
+    with pytest.raises(ValueError, match="no spectra in"):
         find_targets(tmp_path / "empty")
     with pytest.raises(ValueError, match="no spectra"):
         find_targets([])
@@ -61,11 +61,17 @@ def as_parquet(stars: list[Any], path: Path) -> None:
     parquet.write_table(table.replace_schema_metadata({"medium": "air"}), path, row_group_size=2)
 
 
-@pytest.mark.parametrize("make", [as_fits, as_fits_with_shared_wavelengths, as_parquet])
+def as_parquet_by_astropy(stars: list[Any], path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    as_fits(stars, path)
+
+
+@pytest.mark.parametrize("make", [as_fits, as_fits_with_shared_wavelengths, as_parquet,
+                                  as_parquet_by_astropy])
 def test_a_table_of_spectra_is_as_good_as_files(
     make: Any, stars: tuple[list[Any], dict[str, Any]], cannon: Path, tmp_path: Path
 ) -> None:
-    path = tmp_path / ("t.parquet" if make is as_parquet else "t.fits")
+    path = tmp_path / ("t.parquet" if "parquet" in make.__name__ else "t.fits")
     make(stars[0][:5], path)
     assert find_targets(path) == [Target(str(path), i) for i in range(5)]
     assert list(stellarfit.read_all(path)) == [str(1000 + i) for i in range(5)]
@@ -97,6 +103,7 @@ def test_the_name_of_a_column_says_medium_and_unit(
         tmp_path / "named.fits")
     read = list(stellarfit.read_all(tmp_path / "named.fits").values())[1]
     assert read.medium == "vacuum"
+    assert len(find_targets(tmp_path / "named.fits")) == 2
     np.testing.assert_allclose(read.wavelength, some[1].wavelength)
     with pytest.raises(ValueError, match="are in vacuum by the name of their column"):
         stellarfit.read_all(tmp_path / "named.fits", medium="air")

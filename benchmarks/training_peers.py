@@ -115,12 +115,13 @@ def main(folder: Path, cores: int, repeat: int, compiled: bool, quick: bool) -> 
     work[TOOLKIT] = 3.0 * products_of_theirs(shape, SPECTRA, PIXELS)  # backward takes two
     report: dict[str, Any] = {
         "shape": shape, "cores": cores, "versions": {"torch": torch.__version__, **peer.versions},
-        "product_rate": {p: round(r / 1e9, 1) for p, r in rates.items()}, "first_call": first}
+        "product_rate": {p: round(r / 1e9, 1) for p, r in rates.items()}, "first_call": first,
+        "steps": {}}
     print("                            ms per step (quartiles)     pixels/s  of GEMM  "
           "toolkit's time / its  first loss")
     for name, times in seconds.items():
         middle = float(np.median(times))
-        report[name] = case = {
+        report["steps"][name] = case = {
             "seconds": quartiles(times), "pixels_per_second": round(SPECTRA * PIXELS / middle),
             "of_the_product_rate": round(
                 work[name] / middle / rates["bf16" if "bf16" in name else "float32"], 3),

@@ -80,14 +80,15 @@ def _fold(network: Transformer, labels: Tensor, ways: Tensor) -> tuple[Folded, F
 def _moved(function: Callable[[Tensor], Tensor], at: Tensor, ways: Tensor) -> Tensor:
     """Return the derivatives of a function of rows, each at its row and along its way.
 
-    Two derivatives in reverse make one in forward mode, which in torch costs a second to import.
+    Two derivatives in reverse make one in forward mode, which in torch costs a second to import,
+    as does anything but the gradient of a number.
     """
     with torch.enable_grad():
         at = at.detach().requires_grad_()
         value = function(at)
         weights = torch.zeros_like(value, requires_grad=True)
-        weighted, = torch.autograd.grad(value, at, weights, create_graph=True)
-        return torch.autograd.grad(weighted, weights, ways)[0]
+        slope, = torch.autograd.grad((value * weights).sum(), at, create_graph=True)
+        return torch.autograd.grad((slope * ways).sum(), weights)[0]
 
 
 def _spectrum(

@@ -246,11 +246,11 @@ def _template_parameters(
     Ratios to iron stay at zero, or as near as the domain allows: they change a spectrum
     far less than the rest.
     """
-    from scipy.stats import qmc
-
     moving = [i for i, n in enumerate(parameters.names)
               if stage_of(n) is None and not n.endswith("_fe")]
-    unit = qmc.Sobol(max(1, len(moving)), seed=seed).random_base2(int(np.ceil(np.log2(count))))
+    # scipy's takes half a second to import.
+    sobol = torch.quasirandom.SobolEngine(max(1, len(moving)), scramble=True, seed=seed)
+    unit = sobol.draw_base2(int(np.ceil(np.log2(count))), dtype=torch.float64).numpy()
     points = np.tile(np.clip(0.0, low, high), (len(unit), 1))
     for column, i in enumerate(moving):
         points[:, i] = low[i] + unit[:, column] * (high[i] - low[i])

@@ -170,6 +170,8 @@ class Benchmark(SphinxDirective):
         axis.set_yticks(place + 0.5 * (len(chosen) - 1) * thick, [", ".join(
             key if ways[h] == "KEY" else f"{at(row, ways[h])} {h}" for h in heads)
             for key, row in rows])
+        if title.startswith("times"):
+            axis.axvline(1.0, color="black", linestyle="dotted")
         axis.invert_yaxis()
         axis.margins(x=0.1)
         axis.set_xlabel(title.strip())

@@ -249,7 +249,8 @@ def _template_parameters(
     moving = [i for i, n in enumerate(parameters.names)
               if stage_of(n) is None and not n.endswith("_fe")]
     # scipy's takes half a second to import.
-    sobol = torch.quasirandom.SobolEngine(max(1, len(moving)), scramble=True, seed=seed)
+    sobol = torch.quasirandom.SobolEngine(  # type: ignore[no-untyped-call]
+        max(1, len(moving)), scramble=True, seed=seed)
     unit = sobol.draw_base2(int(np.ceil(np.log2(count))), dtype=torch.float64).numpy()
     points = np.tile(np.clip(0.0, low, high), (len(unit), 1))
     for column, i in enumerate(moving):

@@ -59,6 +59,8 @@ DRAWN = {"teff": (4800.0, 6400.0), "logg": (3.6, 4.8), "vmic": (0.8, 1.8), "fe_h
          "rv": (-5.0, 5.0), "vsini": (2.0, 15.0)}
 #: limits that replace those of the model
 LIMITS = {"rv": (-100.0, 100.0), "vsini": (0.0, 60.0)}
+#: of a pixel, in FWHM
+PIXEL_SIGMA = 1.0 / PER_FWHM / np.sqrt(12.0)
 SIX = ("teff", "logg", "fe_h", "mg_fe", "rv", "vsini")
 THEIR_NAMES = {"teff": "teff", "logg": "logg", "fe_h": "feh", "mg_fe": "alpha", "rv": "vel",
                "vsini": "vsini"}
@@ -273,7 +275,8 @@ def against_pysme(emulator: emulators.Emulator, limit: float) -> dict[str, Any]:
             text=True, timeout=limit, input=json.dumps({
                 "labels": dict(zip(emulator.labels.names, labels, strict=True)), "vsini": vsini,
                 "wavelength": star.wavelength.tolist(), "flux": star.flux.tolist(),
-                "sigma": (star.ivar ** -0.5).tolist(), "resolution": RESOLUTION,
+                "sigma": (star.ivar ** -0.5).tolist(),
+                "resolution": RESOLUTION / np.hypot(1.0, PIXEL_SIGMA / SIGMA_PER_FWHM),
                 "start": mock.middle.tolist()})).stdout
         theirs = json.loads(said.splitlines()[-1])
         report["PySME"] = {"seconds": theirs["seconds"],

@@ -74,24 +74,24 @@ def main(folder: Path, stars: int, pixels: int, cap: float, quick: bool) -> None
     if not python_of(TOOLKIT, folder).exists():
         raise click.ClickException(f"no {TOOLKIT} in {folder}: run python -m "
                                    "benchmarks.peers.install")
-    report: dict[str, Any] = {"shape": shape}
+    runs: dict[str, Any] = {}
     print(f"{'':28s} stars    pixels   peak GB growth GB  bytes per flux  seconds")
     with tempfile.TemporaryDirectory() as temporary:
         scratch = Path(temporary)
         bundle = write_bundle(scratch / "random", folder, shape)
         for chunk in CHUNKS:
             name = f"ours, chunks of {chunk}"
-            report[name] = growth([sys.executable, SCRIPTS / "ours.py", bundle, str(chunk)],
-                                  stars, pixels, scratch)
-            print(row(name, report[name]), flush=True)
+            runs[name] = growth([sys.executable, SCRIPTS / "ours.py", bundle, str(chunk)],
+                                stars, pixels, scratch)
+            print(row(name, runs[name]), flush=True)
         theirs = [python_of(TOOLKIT, folder), SCRIPTS / "toolkit.py", "serve", bundle]
         small = growth(theirs, stars, few, scratch)
         room = cap - (small["peak"] - small["growth"])
         large = min(pixels, int(room / (small["growth"] / few)))
-        report[TOOLKIT] = growth(theirs, stars, large, scratch)
-        print(row(TOOLKIT, report[TOOLKIT]))
-    needs = report[TOOLKIT]["bytes_per_flux"] * stars * pixels
-    report["peer_would_need"] = needs
+        runs[TOOLKIT] = growth(theirs, stars, large, scratch)
+        print(row(TOOLKIT, runs[TOOLKIT]))
+    needs = runs[TOOLKIT]["bytes_per_flux"] * stars * pixels
+    report = {"shape": shape, "runs": runs, "peer_would_need": needs}
     print(f"at {pixels} wavelengths {TOOLKIT} would need {needs / 1e9:.0f} GB")
     if not quick:
         RESULT.write_text(json.dumps(report, indent=1) + "\n")

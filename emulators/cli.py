@@ -104,7 +104,7 @@ def train(
     Examples:
       emulators train pretrain.h5 -o runs/base --scale-with target.h5
       emulators train target.h5 -o runs/target --init runs/base/best --learning-rate 5e-4
-      emulators train few.h5 -o runs/few --init mgb-base --mode lora --lora rank=16
+      emulators train few.h5 -o runs/few --init mgb-base --mode lora --lora rank=16 --steps 1000
       emulators train two-cores.toml --grids grids -o runs/two-cores
       torchrun --nproc-per-node 4 -m emulators train paper.toml -o runs/paper --device cuda
     """
@@ -297,6 +297,28 @@ def distill(teacher: str, settings: dict[str, Any], out: Path, **arguments: Any)
 
 
 main.add_command(grid)
+
+
+@main.command("measure-errors")
+@click.argument("emulator", metavar="DIR", type=click.Path(exists=True, path_type=Path))
+@click.argument("grid_path", metavar="GRID", type=click.Path(exists=True, dir_okay=False))
+@click.option("--split", default="validation", show_default=True)
+def measure_errors_command(emulator: Path, grid_path: str, split: str) -> None:
+    """Keep with the emulator in DIR how wrong it is on spectra of GRID that it was not trained on.
+
+    Fits add that to the noise.
+
+    \b
+    Example:
+      emulators measure-errors runs/mine/best test.h5 --split train
+    """
+    from emulators import Grid, load, measure_errors
+
+    found = load(emulator)
+    with Grid(grid_path) as grid:
+        found.errors = measure_errors(found, grid, split=split)
+    found.save(emulator)
+    click.echo(f"{emulator}: errors of {len(found.errors.errors)} spectra are kept")
 
 
 @main.command("list")

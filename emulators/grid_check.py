@@ -134,6 +134,23 @@ def check(grid: Grid) -> list[Finding]:
     return sorted(found, key=lambda f: f.severity)  # 'error' before 'warning'
 
 
+def refuse_unnormalised(grid: Grid, count: int = 64) -> None:
+    """Look at some training spectra before a network learns from them.
+
+    Raises
+    ------
+    ValueError
+        When most of them are no fluxes relative to a continuum.
+    """
+    rows = grid.rows("train")
+    flux = grid.flux(rows[::max(1, len(rows) // count)])
+    if np.median(outside(flux).mean(axis=1)) > FEW:
+        raise ValueError(
+            f"'{grid.path.name}' holds fluxes up to {np.nanmax(flux):.3g}, most of its spectra not "
+            f"within {LOWEST:g} to {HIGHEST:g}: divide them by their continuum; 'emulators grid "
+            "check' says more")
+
+
 def refuse_errors(path: Path, name: Path) -> None:
     """Log the warnings about a file that is to be called `name`; raise its errors in one sentence.
 

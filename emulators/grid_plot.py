@@ -19,12 +19,12 @@ NAMES = {"teff": "Teff", "logg": "log g", "vmic": "vmic", "vmac": "vmac", "vsini
 FIRST = ("teff", "logg", "fe_h", "vmic", "mg_h", "c_h", "si_h", "ca_h", "ti_h")
 
 
-def plot_grid(grid: Grid, path: str | Path | None = None) -> Any:
+def plot_grid(grid: Grid | str | Path, path: str | Path | None = None) -> Any:
     """Draw some spectra, the range of all, and how the labels are distributed.
 
     Parameters
     ----------
-    grid : Grid
+    grid : Grid or path
     path : str or Path, optional
         Write the picture there (format by suffix) and return the path; otherwise return the
         matplotlib figure.
@@ -39,6 +39,7 @@ def plot_grid(grid: Grid, path: str | Path | None = None) -> Any:
     >>> plot_grid(Grid("mine.h5"), "mine.png")                            # doctest: +SKIP
     """
     figure = new_figure(12, 10)
+    grid = grid if isinstance(grid, Grid) else Grid(grid)
     labels = varying(grid)
     above, below = figure.subfigures(2, 1, height_ratios=[3, 2])
     top, bottom = above.subplots(2, 1, height_ratios=[2.6, 1], sharex=True)

@@ -24,6 +24,7 @@ from emulators import lora as adapters
 from emulators.batches import Batches
 from emulators.emulator import Emulator
 from emulators.grid import Grid
+from emulators.grid_check import refuse_unnormalised
 from emulators.labels import LabelSet, unknown_names
 from emulators.lora import Lora
 from emulators.matching import changed, started_from
@@ -119,6 +120,7 @@ def train(
     grid = grid if isinstance(grid, Grid) else Grid(grid)
     if len(grid.rows("train")) == 0:
         raise ValueError(f"{grid!r} has no training spectra")
+    refuse_unnormalised(grid)
     group = processes(device)
     torch.manual_seed(recipe.seed)
     source = init if init is None or isinstance(init, Emulator) else load(init)

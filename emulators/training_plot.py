@@ -58,6 +58,7 @@ def plot_training(
         axes.grid(color="0.9", lw=0.6)
         if column != "rate":
             axes.set_yscale("log")
+            axes.margins(y=0.12)
         axes.tick_params(which="both", labelsize=9)
     for axes in figure.axes:
         if axes.get_subplotspec().is_last_row():
@@ -110,8 +111,8 @@ def _draw(
         best = int(np.nanargmin(log["mse"]))
         axes.plot(log["step"][best], log[column][best], "o", mfc="none", mec=colour, ms=9)
         axes.annotate(f"{log[column][best]:.3g}", (log["step"][best], log[column][best]),
-                      xytext=(-8, -4), textcoords="offset points", ha="right", va="top",
-                      fontsize=9, color=colour)
+                      xytext=(-8, 5), textcoords="offset points", ha="right", va="bottom",
+                      fontsize=9, color=colour, bbox={"fc": "white", "ec": "none", "pad": 0.5})
 
 
 def _folder(path: Path) -> Path:

@@ -199,8 +199,8 @@ def instrument_for(
         return Instrument(f"R = {value:g}", value)
     if isinstance(instrument, Instrument):
         return instrument
-    if str(instrument) in PRESETS:
-        return PRESETS[str(instrument)]
+    if (preset := str(instrument).strip().lower()) in PRESETS:
+        return PRESETS[preset]
     if Path(str(instrument)).is_file():
         return from_file(str(instrument))
     if {"/", "."} & set(str(instrument)):

@@ -80,8 +80,12 @@ def plot_residuals(result: FitResult, path: str | Path | None = None) -> Any:
     for (left, right), arm in zip(rows, arms, strict=True):
         _plot_pulls(left, right, arm)
     rows[-1, 1].set_xlabel("fraction of pixels")
-    figure.suptitle(f"{result.name or 'spectrum'}   chi2/dof {result.reduced_chi2:.2f}, residual "
-                    f"scatter {100 * result.residual_rms:.2f} % of the continuum",
+    fit = f"chi2/dof {result.reduced_chi2:.2f}"
+    if jitter := result.provenance.get("jitter"):  # which the noise drawn here does not hold
+        fit += (f" with a jitter of {100 * jitter:.2f} %, {result.provenance['excess']:.1f} "
+                "without")
+    figure.suptitle(f"{result.name or 'spectrum'}   {fit}; residual scatter "
+                    f"{100 * result.residual_rms:.2f} % of the continuum",
                     x=0.01, ha="left", fontsize=10)
     return finish(figure, path)
 
@@ -156,9 +160,9 @@ def _shade_unused(axes: Any, arm: ArmFit) -> None:
 def _margin(result: FitResult) -> str:
     lines = []
     for name, unit in zip(result.names, result.units, strict=True):
-        digits = 0 if unit == "K" else 2
+        digits = 0 if unit == "K" else 3
         lines.append(f"{name:<7s}{result.labels[name]:9.{digits}f} "
-                     f"±{result.errors[name]:7.{max(1, digits + 1)}f} {unit}")
+                     f"±{result.errors[name]:7.{max(1, digits)}f} {unit}")
     lines += ["", f"chi2/dof  {result.reduced_chi2:.2f}",
               f"scatter   {100 * result.residual_rms:.2f} %",
               f"S/N       {result.snr:.0f}",

@@ -177,6 +177,8 @@ def make_plan(
         "priors": {n: str(p) for n, p in given.items()}, "seed": seed,
         "calibration": calibration.identity if calibration is not None else "",
         "version": version("stellarfit"),
+        "emulator_errors": "left out" if weighting and not weighting.emulator_error else
+        "taken in" if emulator.errors is not None else "not known",
     }
     return Plan(parameters, Search(emulator, parameters, arms, seed=seed),
                 {"priors": given, "weighting": weighting or Weighting(),

@@ -281,10 +281,13 @@ class FitResult:
 
     @property
     def limits(self) -> list[str]:
-        """Sentences on parameters that ended at a limit, or are only limits."""
+        """Sentences on what the errors leave out, and on parameters that are at, or are, limits."""
         found = []
         if at_limit := self.provenance.get("at_limit"):
             found.append(f"at a limit: {', '.join(at_limit)}")
+        if self.provenance.get("emulator_errors") == "not known":
+            found.append("the emulator's own error is not known, and not in these errors "
+                         "(emulators.measure_errors)")
         for verdict in ("upper limit", "no information"):
             if names := [n for n, v in self.verdicts.items() if v == verdict]:
                 found.append(f"{verdict}: {', '.join(names)}")

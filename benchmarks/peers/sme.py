@@ -1,9 +1,10 @@
 """PySME's own least-squares fit of one star: ``python -m benchmarks.peers.sme < STAR``.
 
 STAR is ``{"labels", "wavelength", "flux", "sigma", "resolution", "vsini", "start"}``: all labels of
-the star as they are known, and where Teff, log g and [M/H], which are fitted, begin.  Abundances
-keep their ratios to iron; atmospheres, lines and disk are those of the grid that ``mgb-fgk`` learnt
-from.  Prints ``{"seconds", "found"}``.
+the star as they are known, and where Teff, log g and [M/H], which are fitted, begin.  The
+resolution is that of instrument and pixel together, since PySME does not integrate over pixels.
+Abundances keep their ratios to iron; atmospheres, lines and disk are those of the grid that
+``mgb-fgk`` learnt from.  Prints ``{"seconds", "found"}``.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from emulators.synthesis.synthesize import prepare
 
 FREE = ("teff", "logg", "monh")
 #: how far from the start it may go
-REACH = np.array([500.0, 1.0, 1.0])
+REACH = np.array([1000.0, 1.0, 1.0])
 
 
 def structure(star: dict[str, Any]) -> Any:

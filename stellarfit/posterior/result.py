@@ -58,10 +58,14 @@ class Posterior:
 
     def _repr_html_(self) -> str:
         table = self.to_summary_table()
-        rows = [[f"{x:.5g}" if isinstance(x, float) else x for x in row]
-                for row in table.as_array().tolist()]
-        return shown(f"Posterior of {self.fit.name or 'spectrum'}", rows, head=table.colnames,
-                     notes=[self.verdict, *self.notes])
+        rows = []
+        for name, low, median, high, unit, *quality in table.as_array().tolist():
+            digits = digits_of(low, high)
+            rows.append([name, *(f"{x:.{digits}f}" for x in (low, median, high)), unit,
+                         *(f"{x:.4g}" if np.isfinite(x) else "" for x in quality)])
+        word = "converged" if self.converged else "NOT converged"
+        return shown(f"Posterior of {self.fit.name or 'spectrum'}: {word}", rows,
+                     head=table.colnames, notes=[self.verdict, *self.notes])
 
     @property
     def names(self) -> tuple[str, ...]:

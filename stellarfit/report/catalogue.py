@@ -9,6 +9,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -87,6 +88,9 @@ def catalogue_page(table: Table, *, title: str, links: Sequence[str] = ()) -> st
     data["_quality"] = [_quality(int(b)) for b in bits]
     name, file = (column_of(table, n) for n in ("name", "file"))
     data["_name"] = _texts(table, name) if name else [str(i) for i in range(len(table))]
+    if file:  # one that could not be read has no name
+        data["_name"] = [n or Path(f).name for n, f in zip(
+            data["_name"], _texts(table, file), strict=True)]
     data["_search"] = [f"{a} {b}".lower() for a, b in zip(
         data["_name"], _texts(table, file) if file else data["_name"], strict=True)]
     data["_link"] = list(links) or [""] * len(table)

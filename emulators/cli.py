@@ -263,7 +263,7 @@ def _ends(ctx: click.Context, parameter: click.Parameter, text: str | None) -> A
 
 
 @main.command()
-@click.argument("teacher", metavar="NAME|DIR")
+@click.argument("teacher", metavar="TEACHER")
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, metavar="DIR",
               help="Folder of the run; the student is written to DIR/best.")
 @click.option("--wavelength", metavar="LOW:HIGH", callback=_ends,
@@ -284,7 +284,9 @@ def _ends(ctx: click.Context, parameter: click.Parameter, text: str | None) -> A
 @click.option("--resume", is_flag=True, help="Go on with the run in DIR.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, ...")
 def distill(teacher: str, settings: dict[str, Any], out: Path, **arguments: Any) -> None:
-    """Teach a small, fast network what TEACHER knows, for one survey's pixels.
+    """Teach a small, fast network what TEACHER, one that ships or a folder, knows.
+
+    The student is for one survey's pixels.
 
     
     Examples:

@@ -257,6 +257,10 @@ class FitResult:
         if jitter := self.provenance.get("jitter"):
             notes.append(f"added to the noise: {100 * jitter:.2f} % of the continuum (without it "
                          f"chi2/dof would be {self.provenance['excess']:.2f})")
+        if any(s.noise_estimated for s in self.spectra) and 0 < self.reduced_chi2 < 0.5:
+            notes.append("the noise was estimated from the flux, whose lines count as noise where "
+                         f"they are narrow: errors are some {self.reduced_chi2 ** -0.5:.1f} times "
+                         "too large; give the spectrum's own")
         if factor := self.provenance.get("errors_scaled_by"):
             notes.append(f"errors are scaled to chi2/dof = 1, by {factor:.2f}")
         if notes:

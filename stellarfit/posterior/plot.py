@@ -154,6 +154,6 @@ def plot_predictive(posterior: Posterior, path: str | Path | None = None) -> Any
                         frameon=False, borderaxespad=0.1)
         for axes in (top, bottom):
             axes.margins(x=0)
-    panels[-1, 0].set_xlabel("wavelength (Å)")
+    panels[-1, 0].set_xlabel(f"wavelength in {arms[-1].spectrum.medium} (Å)")
     figure.suptitle(_headline(posterior, 150), fontsize=8)
     return finish(figure, path)

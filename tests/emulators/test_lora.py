@@ -54,9 +54,11 @@ def labels() -> Tensor:
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_fresh_adapters_change_nothing_at_all(kind: str, labels: Tensor) -> None:
     network, targets = make(kind)
-    before, weights = network.requires_grad_(False)(labels, PIXELS), dict(network.state_dict())
-    assert lora.attach(network, Lora(rank=3, targets=targets))
     with torch.no_grad():  # what needs a gradient is summed in another order
+        before = network.requires_grad_(False)(labels, PIXELS)
+    weights = dict(network.state_dict())
+    assert lora.attach(network, Lora(rank=3, targets=targets))
+    with torch.no_grad():
         assert torch.equal(network(labels, PIXELS), before)
     assert all(torch.equal(t, weights[n]) for n, t in lora.merged(network).items())
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -97,6 +99,13 @@ def test_a_notebook_shows_parameters_errors_and_flags_and_no_markup_of_the_file(
     assert f">{result.labels['teff']:.0f}<" in page
     assert "flags: " in page
     assert "pixels" in result.spectrum._repr_html_()
+
+
+def test_an_estimated_noise_that_residuals_contradict_is_told(result):
+    estimated = replace(result.spectrum, meta={**result.spectrum.meta, "noise": "estimated"})
+    doubtful = replace(result, spectra=(estimated,), chi2=0.25 * result.dof)
+    assert "errors are some 2.0 times too large" in doubtful.summary()
+    assert "too large" not in replace(doubtful, chi2=1.0 * result.dof).summary()
 
 
 def test_a_result_goes_to_pandas_with_its_values_and_errors(result):

@@ -50,10 +50,11 @@ def plot_training(
         raise ValueError("no run to draw: give the folder of one, as emulators.train writes it")
     figure = new_figure(9, 7)
     panels = figure.subplots(2, 2, sharex=True).T.flat
+    last = max(log["step"].max() for log in logs.values())
     names = _shortest([_folder(Path(run)) for run in logs])
     for axes, (column, text) in zip(panels, PANELS.items(), strict=True):
         for i, (name, log) in enumerate(zip(names, logs.values(), strict=True)):
-            _draw(axes, log, column, name, i)
+            _draw(axes, log, column, name, i, last)
         axes.set_title(text, loc="left", fontsize=10)
         axes.grid(color="0.9", lw=0.6)
         if column != "rate":
@@ -99,7 +100,8 @@ def read_log(run: str | Path) -> dict[str, NDArray[np.float64]]:
 
 
 def _draw(
-    axes: Any, log: dict[str, NDArray[np.float64]], column: str, name: str, number: int
+    axes: Any, log: dict[str, NDArray[np.float64]], column: str, name: str, number: int,
+    last: float,
 ) -> None:
     """Draw a column of one run; the state that is kept, that of lowest MSE, is marked."""
     if column not in log:
@@ -110,9 +112,10 @@ def _draw(
     if column in DESCRIPTIONS and "mse" in log:
         best = int(np.nanargmin(log["mse"]))
         axes.plot(log["step"][best], log[column][best], "o", mfc="none", mec=colour, ms=9)
+        early = log["step"][best] < 0.5 * last  # there is room to its right
         axes.annotate(f"{log[column][best]:.3g}", (log["step"][best], log[column][best]),
-                      xytext=(-8, 5), textcoords="offset points", ha="right", va="bottom",
-                      fontsize=9, color=colour, bbox={"fc": "white", "ec": "none", "pad": 0.5})
+                      xytext=(8 if early else -8, 5), textcoords="offset points",
+                      ha="left" if early else "right", va="bottom", fontsize=9, color=colour)
 
 
 def _folder(path: Path) -> Path:

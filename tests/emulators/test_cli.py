@@ -6,9 +6,11 @@ import dataclasses
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import h5py
 import pytest
 from click.testing import CliRunner, Result
 
@@ -250,3 +252,26 @@ def test_version_is_that_of_the_package() -> None:
     except PackageNotFoundError:
         pytest.skip("the package is not installed")
     assert run("--version").stdout == f"emulators, version {expected}\n"
+
+
+def test_errors_are_measured_and_kept_with_the_emulator(folder: Path, grid_path: Path) -> None:
+    before = load(folder)
+    assert before.errors is None
+    done = run("measure-errors", folder, grid_path, "--split", "train")
+    assert done.exit_code == 0, done.output
+    assert "errors of 48 spectra" in done.output
+    after = load(folder)
+    assert after.errors is not None
+    assert after.sha256 == before.sha256
+
+
+def test_a_grid_of_counts_is_refused_before_anything_is_learnt(
+    write_grid: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = write_grid()
+    with h5py.File(path, "a") as file:
+        del file["flux"].attrs["scale"], file["flux"].attrs["offset"]
+    said = run("train", path, "-o", tmp_path / "run")
+    assert said.exit_code == 1
+    assert "divide them by their continuum" in said.stderr
+    assert not (tmp_path / "run").exists()

@@ -127,12 +127,10 @@ def as_spectrum(spectrum: Any, flux: Any = None, **options: Any) -> Spectrum:
     if hasattr(spectrum, "spectral_axis"):
         return from_specutils(spectrum, **_known(options, ("medium",), "a specutils Spectrum"))
     if hasattr(spectrum, "wavelength") and hasattr(spectrum, "flux"):
-        own = {"uncertainty": getattr(spectrum, "flux_err", None),
-               "mask": getattr(spectrum, "mask", None), "medium": getattr(spectrum, "medium", None)}
-        known = _known(options, ("ivar", "uncertainty", "mask", "medium", "name", "meta"), "it")
-        if "ivar" in known:
-            del own["uncertainty"]
-        return Spectrum(spectrum.wavelength, spectrum.flux, **{**own, **known})
+        own = {"mask": getattr(spectrum, "mask", None), "medium": getattr(spectrum, "medium", None)}
+        if "ivar" not in options:
+            own["uncertainty"] = getattr(spectrum, "flux_err", None)
+        spectrum, flux, options = spectrum.wavelength, spectrum.flux, {**own, **options}
     if flux is None:
         raise ValueError("wavelengths without fluxes: call fit(wavelength, flux, ...)")
     return Spectrum(spectrum, flux, **_known(

@@ -128,9 +128,10 @@ class Plan:
             modes = [self.search.modes([Pixels(s.flux, np.where(usable(s), s.ivar, 0.0))
                                         for s in o.spectra]) for o in seen]
         if apart := {
-            k: f"the good pixels of '{o.name or 'the spectrum'}' lie too far apart to be compared "
-               "with the emulator" for k, (o, m) in enumerate(zip(seen, modes, strict=True))
-            if not m
+            k: f"'{o.name or 'the spectrum'}' cannot be compared with emulator "
+               f"'{self.search.emulator.name}': its good pixels lie too far apart, or the "
+               "emulator's spectra are not finite"
+            for k, (o, m) in enumerate(zip(seen, modes, strict=True)) if not m
         }:
             raise UnusableError(apart)
         emulator = self.search.emulator
@@ -222,10 +223,8 @@ def _of_modes(
             problems.append(_problem(emulator, parameters, [Star(seen, modes, mode[0])], common))
         except ValueError as error:
             refusal = refusal or error
-    if not problems:
-        raise refusal or ValueError(
-            f"emulator '{emulator.name}' gives no finite spectrum to compare "
-            f"'{seen.name or 'the spectrum'}' with")
+    if refusal and not problems:
+        raise refusal
     return problems
 
 

@@ -58,6 +58,16 @@ def test_independent_errors_average_out_as_noise_does(lines: Emulator) -> None:
             expected, rel=0.1)
 
 
+def test_a_result_says_whether_its_errors_hold_the_emulators(lines: Emulator, observe) -> None:
+    star = observe(lines, STAR)
+    known = with_errors(lines, 1e-3 * np.ones((80, len(lines.pixels))))
+    for emulator, options, told in ((lines, {}, True), (known, {}, False),
+                                    (known, {"emulator_error": False}, False)):
+        result = stellarfit.fit(star, resolution=20_000, emulator=emulator, free=FREE,
+                                fixed=FIXED, **options)
+        assert ("own error is not known" in result.summary()) == told
+
+
 def test_without_a_sample_there_is_no_error(lines: Emulator) -> None:
     parameters = make_parameters(lines.labels, lines.domain, free=FREE, fixed=FIXED,
                                  resolution=20_000.0)

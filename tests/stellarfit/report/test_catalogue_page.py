@@ -64,6 +64,15 @@ def test_rows_say_in_words_what_they_are_worth(page):
     assert {"e_teff", "fe_h", "message", "file"} <= set(fields)
 
 
+def test_a_star_that_could_not_be_read_goes_by_its_file(catalogue):
+    table = catalogue.copy()
+    table["name"][12] = ""
+    table["file"] = [f"night/star{i}.fits" for i in range(len(table))]
+    data = columns_of_source(catalogue_page(table, title="survey.fits"))
+    assert data["_name"][12] == "star12.fits"
+    assert data["_name"][3] == table["name"][3]
+
+
 def test_temperatures_run_as_the_field_draws_them(page):
     assert [r.get("flipped", False) for r in named(page, "DataRange1d")].count(True) == 1
 

@@ -330,10 +330,11 @@ def read(path: Path, what: str, form: str) -> tuple[Arrays, dict[str, Any]]:
             arrays = {n: values[()] for n, values in file.items()}
             said, promised = json.loads(file.attrs["said"]), file.attrs["sha256"]
         found = digest(arrays)
-    except (FileNotFoundError, ValueError):
+    except FileNotFoundError:
         raise
-    except Exception as error:  # HDF5 may stumble over damage anywhere
-        raise ValueError(f"'{path}' is damaged: {error}") from error
+    except Exception as error:  # HDF5 and JSON may stumble over damage anywhere
+        text = str(error)
+        raise ValueError(text if str(path) in text else f"'{path}' is damaged: {text}") from error
     if found != promised:
         raise ValueError(f"'{path}' is damaged: its hash is not what it was written with")
     return arrays, said

@@ -1,10 +1,10 @@
 """Memory of the forward pass against the closest peer: ``python -m benchmarks.memory``.
 
 One network (width 128, 8 blocks, 16 tokens) with random weights, written by astro-emulators-toolkit
-and read by ours, makes 64 stars at 10^6 wavelengths: ours in chunks (`emulators.Emulator.flux`) of
-two sizes, each in a process of its own.  The peer, which works on all at once, makes as many
-wavelengths as are expected to fit in ``--cap`` bytes; what it needs for each is measured first on
-few.  Told is how much the largest resident memory grows over that after a call for a handful of
+and read by ours, makes 64 stars at 10^6 wavelengths in chunks (`emulators.Emulator.flux`) of the
+usual size, and at a twentieth of them in larger ones, each in a process of its own.  The peer, which
+works on all at once, makes as many wavelengths as are expected to fit in ``--cap`` bytes; what it
+needs for each is measured first on few.  Told is how much the largest resident memory grows over that after a call for a handful of
 fluxes, per wavelength and star as well; the fluxes themselves are 4 bytes.  Writes
 ``benchmarks/results/memory.json``; ``--quick`` writes nothing.
 """
@@ -33,7 +33,8 @@ from benchmarks.forward_speed import (
 from benchmarks.peers.install import FOLDER, python_of
 
 RESULT = Path(__file__).parent / "results" / "memory.json"
-CHUNKS = (1024, 65_536)
+#: fluxes at a time, and which part of the wavelengths is made so
+CHUNKS = {1024: 1.0, 65_536: 0.05}
 HANDFUL = 8
 
 
@@ -79,10 +80,10 @@ def main(folder: Path, stars: int, pixels: int, cap: float, quick: bool) -> None
     with tempfile.TemporaryDirectory() as temporary:
         scratch = Path(temporary)
         bundle = write_bundle(scratch / "random", folder, shape)
-        for chunk in CHUNKS:
+        for chunk, part in CHUNKS.items():
             name = f"ours, chunks of {chunk}"
             runs[name] = growth([sys.executable, SCRIPTS / "ours.py", bundle, str(chunk)],
-                                stars, pixels, scratch)
+                                stars, round(part * pixels), scratch)
             print(row(name, runs[name]), flush=True)
         theirs = [python_of(TOOLKIT, folder), SCRIPTS / "toolkit.py", "serve", bundle]
         small = growth(theirs, stars, few, scratch)

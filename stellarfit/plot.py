@@ -97,7 +97,6 @@ def _plot_pulls(left: Any, right: Any, arm: ArmFit) -> None:
     for level in (-3.0, 0.0, 3.0):
         left.axhline(level, color=MODEL, lw=0.9, ls="-" if level == 0 else "--")
     _shade_unused(left, arm)
-    left.margins(x=0)
     left.set_ylabel("residual / noise" + (f", {arm.name}" if arm.name else ""))
     left.set_xlabel(f"wavelength in {arm.spectrum.medium} (Å)")
     pulls = pull[arm.used]
@@ -106,6 +105,7 @@ def _plot_pulls(left: Any, right: Any, arm: ArmFit) -> None:
         return
     reach = float(np.clip(1.2 * np.percentile(np.abs(pulls), 99.8), 4.0, 30.0))
     left.set_ylim(-reach, reach)
+    _show_covered(left, arm)
     bins = np.linspace(-reach, reach, 41)
     share = np.full(len(pulls), 1.0 / len(pulls))
     right.hist(pulls, bins, weights=share, orientation="horizontal", color=MASKED,
@@ -126,10 +126,8 @@ def _plot_arm(top: Any, bottom: Any, arm: ArmFit) -> None:
     if not used.any():
         top.set_title(f"arm {arm.name}: no pixel used", fontsize=9)
         return
-    first, last = np.flatnonzero(used)[[0, -1]]
-    covered = (np.arange(len(x)) >= first) & (np.arange(len(x)) <= last)
     # The model lies under the data, wide enough to show on both sides of them.
-    top.plot(x, np.where(covered, model, np.nan), color=MODEL, lw=2.2, alpha=0.8, label="model")
+    top.plot(x[arm.covered], model[arm.covered], color=MODEL, lw=2.2, alpha=0.8, label="model")
     top.plot(x, np.where(used, np.nan, shown), color=MASKED, lw=0.8, label="not used")
     top.plot(x, np.where(used, shown, np.nan), color=DATA, lw=0.6, label="observed")
     top.set_ylabel("flux / continuum" + (f", {arm.name}" if arm.name else ""))
@@ -146,7 +144,13 @@ def _plot_arm(top: Any, bottom: Any, arm: ArmFit) -> None:
     bottom.set_xlabel(f"wavelength in {arm.spectrum.medium} (Å)")
     _shade_unused(top, arm)
     _shade_unused(bottom, arm)
-    bottom.set_xlim(x[first] - 2.0, x[last] + 2.0)
+    _show_covered(bottom, arm)
+
+
+def _show_covered(axes: Any, arm: ArmFit) -> None:
+    """Leave out what the fit does not reach, but for a margin."""
+    first, last = arm.wavelength[arm.covered][[0, -1]]
+    axes.set_xlim(first - 2.0, last + 2.0)
 
 
 def _shade_unused(axes: Any, arm: ArmFit) -> None:

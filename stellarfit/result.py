@@ -74,6 +74,12 @@ class ArmFit:
         """Observed, (n_pix,)."""
         return self.spectrum.flux
 
+    @property
+    def covered(self) -> slice:
+        """From the first pixel used to the last; the emulator may not reach those beyond."""
+        places = np.flatnonzero(self.used)
+        return slice(places[0], places[-1] + 1) if len(places) else slice(0)
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class FitResult:
@@ -273,11 +279,12 @@ class FitResult:
         name = self.name or "spectrum"
         files = [str(s.meta["file"]) for s in self.spectra if s.meta.get("file")]
         name += f" ({', '.join(files)})" if files else ""
+        covered = sum(len(arm.wavelength[arm.covered]) for arm in self.by_arm())
         return [
             f"{name}: {'converged' if self.converged else 'NOT converged'} after "
             f"{self.iterations} iterations, {self.provenance.get('seconds', 0.0):.1f} s",
             f"emulator {self.provenance['emulator']}, {self.provenance['instrument']}, "
-            f"{int(self.used.sum())} of {len(self.used)} pixels, "
+            f"{int(self.used.sum())} of {covered} pixels, "
             f"median S/N {self.snr:.0f}",
             f"chi2/dof {self.reduced_chi2:.2f} ({self.dof} dof), residual scatter "
             f"{100 * self.residual_rms:.2f} % of the continuum",

@@ -32,9 +32,9 @@ class Dual(NamedTuple):
     value: Tensor
     tangents: Tensor
 
-    def plus(self, other: Dual) -> Dual:
-        """Return the sum."""
-        return Dual(self.value + other.value, self.tangents + other.tangents)
+    def add_(self, other: Dual) -> Dual:
+        """Add another in place: new memory for each sum would take as long as the sum."""
+        return Dual(self.value.add_(other.value), self.tangents.add_(other.tangents))
 
 
 def flux_and_tangents(
@@ -95,23 +95,24 @@ def _spectrum(
     network: Transformer, query: Tensor, folded: Folded, moved: Folded
 ) -> tuple[Tensor, Tensor]:
     """Return flux (1, n_pix) and tangents (1, n_direction, n_pix) of one star."""
-    still = query.new_zeros(1, len(moved[0][0]), *query.shape)
+    x = Dual(query.unsqueeze(0), query.new_zeros(1, len(moved[0][0]), *query.shape))
     blocks = list(zip(network.blocks, folded, moved, strict=True))
     if network.residual == "residual":
-        x, d = Dual(network.query_norm(query).unsqueeze(0), still), Dual(query.unsqueeze(0), still)
+        d, x = x, Dual(network.query_norm(x.value), torch.zeros_like(x.tangents))
         for block, star, ways in blocks:
             step = _attend(block, x, star, ways)                          # type: ignore[arg-type]
-            d, x = d.plus(step), _norm(block.attention_norm, x.plus(step))  # type: ignore[arg-type]
+            d.add_(step)
+            x = _norm(block.attention_norm, step.add_(x))                 # type: ignore[arg-type]
             step = _feedforward(block, x)                                 # type: ignore[arg-type]
-            d, x = d.plus(step), _norm(block.feedforward_norm, x.plus(step))  # type: ignore[arg-type]
-        x = x.plus(_norm(network.final_norm, d))
+            d.add_(step)
+            x = _norm(block.feedforward_norm, step.add_(x))               # type: ignore[arg-type]
+        x = _norm(network.final_norm, d).add_(x)
     else:
-        x = Dual(query.unsqueeze(0), still)
         for block, star, ways in blocks:
             inner = _norm(block.attention_norm, x)                        # type: ignore[arg-type]
-            x = x.plus(_attend(block, inner, star, ways))                 # type: ignore[arg-type]
+            x.add_(_attend(block, inner, star, ways))                     # type: ignore[arg-type]
             inner = _norm(block.feedforward_norm, x)                      # type: ignore[arg-type]
-            x = x.plus(_feedforward(block, inner))                        # type: ignore[arg-type]
+            x.add_(_feedforward(block, inner))                            # type: ignore[arg-type]
         x = _norm(network.final_norm, x)
     depth, slope = _perceptron(network.head[0], network.head[2], x)       # type: ignore[arg-type]
     if depth.dtype == torch.bfloat16:  # as `Transformer.spectrum` does
@@ -128,11 +129,11 @@ def _attend(
     (A, C), (dA, dC) = star, ways
     heads = (block.heads, -1)
     p = torch.softmax(torch.unflatten(x.value @ A, -1, heads), dim=-1)
-    ds = torch.unflatten(torch.baddbmm(x.value @ dA, x.tangents[0], A.expand_as(dA)), -1, heads)
-    ds.mul_(p)
+    ds = (x.value @ dA).baddbmm_(x.tangents[0], A.expand_as(dA))
+    ds = torch.unflatten(ds, -1, heads).mul_(p)
     ds.addcmul_(p, ds.sum(-1, keepdim=True), value=-1.0)
     p, ds = p.flatten(-2), ds.flatten(-2)
-    return Dual(p @ C, torch.baddbmm(p @ dC, ds, C.expand_as(dC)).unsqueeze(0))
+    return Dual(p @ C, (p @ dC).baddbmm_(ds, C.expand_as(dC)).unsqueeze(0))
 
 
 def _feedforward(block: Block, x: Dual) -> Dual:

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from emulators.labels import Domain, LabelSet
     from emulators.lora import Lora
     from emulators.metrics import evaluate
-    from emulators.model_card import card, measure_errors
+    from emulators.measuring import measure_errors
+    from emulators.model_card import card
     from emulators.recipe import Recipe
     from emulators.sensitivity_plot import plot_sensitivity
     from emulators.storage import available, load
@@ -33,7 +34,7 @@ _HOMES = {
     "Domain": "labels", "DomainWarning": "emulator", "Emulator": "emulator", "Grid": "grid",
     "GridRecipe": "synthesis.recipe", "LabelSet": "labels", "Lora": "lora", "Recipe": "recipe",
     "available": "storage", "card": "model_card", "distill": "distillation",
-    "evaluate": "metrics", "load": "storage", "measure_errors": "model_card",
+    "evaluate": "metrics", "load": "storage", "measure_errors": "measuring",
     "plot_grid": "grid_plot", "plot_sensitivity": "sensitivity_plot",
     "plot_training": "training_plot", "synthesize": "synthesis.synthesize", "train": "training",
 }

@@ -288,7 +288,7 @@ def distill(teacher: str, settings: dict[str, Any], out: Path, **arguments: Any)
 
     The student is for one survey's pixels.
 
-    
+    \b
     Examples:
       emulators distill mgb-fgk -o runs/survey -R 20000
       emulators distill mgb-fgk -o runs/wide --wavelength 5160:5190 --spectra 50000
@@ -316,6 +316,9 @@ def measure_errors_command(emulator: Path, grid_path: str, split: str) -> None:
     """
     from emulators import Grid, load, measure_errors
 
+    if (emulator / "adapter.json").is_file():
+        raise ValueError(f"'{emulator}' holds adapters, which keep no errors: give the folder of "
+                         "the whole emulator, which a run leaves in best")
     found = load(emulator)
     with Grid(grid_path) as grid:
         found.errors = measure_errors(found, grid, split=split)

@@ -59,7 +59,8 @@ class Emulator:
     card : dict
         What :func:`emulators.card` found out about it, where it was asked.
     sha256 : str
-        Hash of the file of weights; empty until saved or loaded.
+        Hash of the file of weights, of an emulator loaded from adapters that of their hash and
+        their base's; empty until saved or loaded.
 
     Examples
     --------
@@ -164,7 +165,8 @@ class Emulator:
         Returns
         -------
         flux : (..., n_pix) tensor
-            1 at the continuum; differentiable in the labels and the wavelength.
+            1 at the continuum; differentiable in the labels, and in the wavelength where the
+            network takes or interpolates it.
         inside : (...) bool tensor
             Only with ``outside="flag"``: whether the labels lie in the domain.
 
@@ -188,7 +190,7 @@ class Emulator:
         self._check_wavelength(wavelength)
         inside = self._check_domain(labels, outside)
         rows = labels.reshape(-1, len(self.labels))
-        flux = self.flux(rows, wavelength).reshape(*labels.shape[:-1], -1)
+        flux = self.flux(rows, wavelength).reshape(*labels.shape[:-1], len(wavelength))
         return (flux, inside) if outside == "flag" else flux
 
     def flux(self, labels: Tensor, wavelength: Tensor, *, chunk: int = 1024) -> Tensor:
@@ -250,7 +252,7 @@ class Emulator:
         tolerance = 1e-3 * self.log_step * low
         if wavelength.ndim != 1 or len(wavelength) == 0:
             raise ValueError(f"wavelength must have shape (n_pix,), got {tuple(wavelength.shape)}")
-        first, last = float(wavelength.min()), float(wavelength.max())
+        first, last = (float(end) for end in torch.aminmax(wavelength.detach()))
         if not (first >= low - tolerance and last <= high + tolerance):
             raise ValueError(
                 f"wavelengths run {first:.2f}-{last:.2f} Å, but emulator '{self.name}' covers "
@@ -293,8 +295,16 @@ class Emulator:
 
         Adapters are written merged into the weights.  The error model has a file of its own:
         measuring it leaves the hash of the weights, to which adapters are bound, as it is.
+
+        Raises
+        ------
+        ValueError
+            When the folder holds adapters, whose tensors would be lost.
         """
         folder, tensors = Path(folder), merged(self.network)
+        if (folder / "adapter.json").exists():
+            raise ValueError(f"'{folder}' holds adapters, which this would write over: save "
+                             f"'{self.name}' in another folder")
         tensors["pixels"] = torch.as_tensor(self.pixels)
         files = {"weights": write_tensors(folder, tensors)}
         if self.errors is not None:

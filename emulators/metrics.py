@@ -43,11 +43,13 @@ def flux_metrics(emulated: NDArray[np.floating], true: NDArray[np.floating]) -> 
     >>> round(m["mae"], 3), round(m["maxae"], 3)
     (0.05, 0.1)
     """
-    if emulated.shape != true.shape or true.ndim != 2 or true.size == 0:
+    if emulated.shape != true.shape or true.ndim != 2:
         raise ValueError(
             f"fluxes must both have shape (n_spec, n_pix), got {emulated.shape} and {true.shape}"
         )
-    tally = _Tally(int(np.isfinite(true).sum()))
+    if (size := int(np.isfinite(true).sum())) == 0:
+        raise ValueError("there is no finite flux to compare with: give some")
+    tally = _Tally(size)
     tally.add(emulated, true)
     return tally.metrics()
 
@@ -151,15 +153,15 @@ def evaluate(
     if grid.wavelength[0] < low - 1e-6 or grid.wavelength[-1] > high + 1e-6:
         raise ValueError(f"{grid!r} reaches beyond {low:.2f}-{high:.2f} Å of '{emulator.name}'")
     groups = np.array_split(rows, -(-len(rows) // 16))
-    size = sum(int(np.isfinite(_judging(grid, some)).sum()) for some in groups)
+    size = sum(int(np.isfinite(judged_flux(grid, some)).sum()) for some in groups)
     if size == 0:
         raise ValueError(f"{grid!r} has no finite flux in its {split} spectra")
     tally = _Tally(size)
     for some in groups:
-        tally.add(emulate(emulator, grid, some), _judging(grid, some))
+        tally.add(emulate(emulator, grid, some), judged_flux(grid, some))
     return tally.metrics()
 
 
-def _judging(grid: Grid, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+def judged_flux(grid: Grid, rows: NDArray[np.int64]) -> NDArray[np.float32]:
     """Return the fluxes that an emulator is judged by, NaN at pixels of weight 0."""
     return np.where(grid.weight > 0.0, grid.flux(rows), np.float32(np.nan))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,29 +12,28 @@ from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
 from emulators.emulator import Emulator
-from emulators.error_model import REGION, ErrorModel
+from emulators.error_model import REGION
 from emulators.grid import Grid
 from emulators.labels import is_abundance
-from emulators.metrics import emulate, evaluate, flux_metrics
+from emulators.metrics import emulate, evaluate, flux_metrics, judged_flux
 
 Array = NDArray[np.float64]
 
 #: true flux at the borders between line cores, wings and continuum
 DEPTHS = {"cores": (-np.inf, 0.5), "wings": (0.5, 0.95), "continuum": (0.95, np.inf)}
-SCANNED = ("teff", "logg", "fe_h")
 #: elements whose derivatives a card tells, training spectra that say how large they are
 MOST, LEARNT = 8, 3_000
 
 
 def card(
-    emulator: Emulator, grid: Grid, *, split: str = "validation", bins: int = 4
+    emulator: Emulator, grid: Grid | str | Path, *, split: str = "validation", bins: int = 4
 ) -> dict[str, Any]:
-    """Measure an emulator on a split of a grid.
+    """Measure an emulator on a split of a grid, all but the smoothness where it is judged.
 
     Parameters
     ----------
     emulator : Emulator
-    grid : Grid
+    grid : Grid or path
     split : str
     bins : int
         In each of Teff, log g and [Fe/H], with equal numbers of spectra.
@@ -45,12 +45,19 @@ def card(
         by label, ``depths`` (MAE and bias of cores, wings and continuum), ``differences``
         (see `differences`), ``derivatives`` (see `mean_derivatives`),
         ``smoothness`` (see `roughness`).
+
+    Raises
+    ------
+    ValueError
+        As :func:`emulators.evaluate`.
     """
-    rows = grid.rows(split)
-    emulated, true = emulate(emulator, grid, rows).astype(float), grid.flux(rows).astype(float)
+    grid = grid if isinstance(grid, Grid) else Grid(grid)
+    overall, rows = evaluate(emulator, grid, split=split), grid.rows(split)
+    emulated = emulate(emulator, grid, rows).astype(float)
+    true = judged_flux(grid, rows).astype(float)
     return {
         "grid": grid.path.name, "split": split, "n_spectra": len(rows),
-        "overall": evaluate(emulator, grid, split=split),
+        "overall": overall,
         "bins": {n: _by_bin(grid.labels[rows, grid.label_set.index(n)], emulated, true, bins)
                  for n in REGION if n in grid.label_set.names},
         "depths": _by_depth(emulated, true),
@@ -60,32 +67,14 @@ def card(
     }
 
 
-def measure_errors(emulator: Emulator, grid: Grid, *, split: str = "validation") -> ErrorModel:
-    """Return the errors of an emulator on a split of a grid, as a model of them.
-
-    Set it as ``emulator.errors`` and save: the fitter then adds it to the noise.
-
-    Raises
-    ------
-    ValueError
-        When the split has no spectra, or a flux of it is not finite.
-    """
-    rows = grid.rows(split)
-    if len(rows) == 0:
-        raise ValueError(f"{grid!r} has no {split} spectra: choose others with split=")
-    error = emulate(emulator, grid, rows) - grid.flux(rows)
-    if not np.isfinite(error).all():
-        raise ValueError(f"an error model needs spectra without gaps; some of {grid!r} are not")
-    order = np.array([grid.label_set.index(n) for n in emulator.labels.names])
-    return ErrorModel(torch.as_tensor(error), torch.as_tensor(grid.labels[np.ix_(rows, order)]))
-
-
 def _by_bin(values: Array, emulated: Array, true: Array, bins: int) -> list[dict[str, float]]:
     """Return the errors in bins of a label with equal numbers of spectra."""
     edges = np.unique(np.quantile(values, np.linspace(0.0, 1.0, bins + 1)))
     rows = []
     for low, high in pairwise(edges):  # none where it does not vary
         inside = (values >= low) & ((values < high) | (high == edges[-1]))
+        if not np.isfinite(true[inside]).any():  # there may be fewer spectra than bins
+            continue
         measured = flux_metrics(emulated[inside], true[inside])
         rows.append({"low": float(low), "high": float(high), "n": int(inside.sum()),
                      **{k: measured[k] for k in ("mae", "maxae", "qae95")}})
@@ -94,11 +83,11 @@ def _by_bin(values: Array, emulated: Array, true: Array, bins: int) -> list[dict
 
 def _by_depth(emulated: Array, true: Array) -> dict[str, dict[str, float]]:
     """Return error and bias of line cores, wings and continuum."""
-    result = {}
+    result, known = {}, int(np.isfinite(true).sum())
     for name, (low, high) in DEPTHS.items():
         error = (emulated - true)[(true >= low) & (true < high)]
         if error.size:
-            result[name] = {"fraction": error.size / true.size, "bias": float(error.mean()),
+            result[name] = {"fraction": error.size / known, "bias": float(error.mean()),
                             "mae": float(np.abs(error).mean())}
     return result
 
@@ -189,7 +178,7 @@ def roughness(
     """
     result = {}
     order = np.array([grid.label_set.index(n) for n in emulator.labels.names])
-    for name in (n for n in SCANNED if n in emulator.labels.names):
+    for name in (n for n in REGION if n in emulator.labels.names):
         column = emulator.labels.index(name)
         moved = [column] if name != "fe_h" else [
             i for i, n in enumerate(emulator.labels.names) if n.endswith("_h")]

@@ -8,6 +8,7 @@ are read as well (`emulators.bundles`).
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -41,6 +42,8 @@ def load(
 ) -> Emulator:
     """Load an emulator by the name of one that ships, or by its folder.
 
+    The errors that were measured of it come along, but not with adapters, which have none.
+
     Parameters
     ----------
     name : str or Path
@@ -57,20 +60,27 @@ def load(
         What a bundle does not say of itself, as in `emulators.bundles.read_bundle`:
         `medium`, always; `names`, `scale`, `wavelength` or `channel`, where they are missing.
 
+    Returns
+    -------
+    Emulator
+        Its weights frozen.
+
     Raises
     ------
     FileNotFoundError
         When nothing of this name exists; the message lists what ships.
     ValueError
         For a device that is not here; when the folder is not an emulator, its weights are
-        not those it was saved with, `base` is not the one that the adapters were trained on,
-        or a bundle holds or lacks something that stands in the way.
+        not those it was saved with, `base` is not the one that the adapters were trained on or
+        there are none, or a bundle holds or lacks something that stands in the way.
     """
     check_device(device)
     folder = _folder_of(name)
     if told and _is_ours(folder):
         raise ValueError(f"'{folder}' is no bundle of astro-emulators-toolkit, and nothing else "
                          f"can be loaded with {', '.join(f'{n}=' for n in told)}")
+    if base is not None and not (folder / "adapter.json").is_file():
+        raise ValueError(f"'{folder}' is a whole emulator: base= goes with adapters")
     if not _is_ours(folder):
         emulator = read_bundle(folder, **told)
     elif (folder / "adapter.json").is_file():
@@ -80,7 +90,7 @@ def load(
         emulator = _restored(folder, state, read_tensors(folder, state.get("weights")))
         emulator.sha256 = state["weights"]["sha256"]
         if "errors" in state:
-            emulator.errors = _errors(folder, read_tensors(folder, state["errors"]))
+            emulator.errors = _errors(folder, read_tensors(folder, state["errors"]), emulator)
     if interpolate:
         emulator.network.interpolate = True  # type: ignore[assignment]
     return emulator.freeze().to(device)
@@ -105,11 +115,17 @@ def _restored(folder: Path, state: Mapping[str, Any], tensors: dict[str, Tensor]
     return emulator
 
 
-def _errors(folder: Path, tensors: dict[str, Tensor]) -> ErrorModel:
+def _errors(folder: Path, tensors: dict[str, Tensor], emulator: Emulator) -> ErrorModel:
     try:
-        return ErrorModel.from_tensors(tensors)
+        found = ErrorModel.from_tensors(tensors)
     except LookupError as error:
         raise ValueError(f"'{folder}' does not hold a usable error model: {error}") from error
+    shapes = tuple(found.errors.shape), tuple(found.labels.shape)
+    count, n_label, n_pix = len(found.errors), len(emulator.labels), len(emulator.pixels)
+    if shapes != ((count, n_pix), (count, n_label)):
+        raise ValueError(f"'{folder}' has errors and labels of shapes {shapes[0]} and {shapes[1]}, "
+                         f"but {n_pix} pixels and {n_label} labels: measure the errors again")
+    return found
 
 
 def save_adapter(emulator: Emulator, adapters: lora.Lora, folder: Path) -> None:
@@ -132,7 +148,10 @@ def _load_adapted(folder: Path, base: Emulator | str | Path | None) -> Emulator:
     state = read_description(folder / "adapter.json", ADAPTER_FORMAT, FORMAT_VERSION)
     try:
         source = _base_of(folder, state["base"], base)
-        return _restored(folder, state, _adapted(folder, state, source))
+        emulator = _restored(folder, state, _adapted(folder, state, source))
+        both = source.sha256 + state["weights"]["sha256"]
+        emulator.sha256 = hashlib.sha256(both.encode()).hexdigest()
+        return emulator
     except (LookupError, TypeError, AttributeError, RuntimeError) as error:
         raise ValueError(f"'{folder}' does not hold usable adapters: {error}") from error
 

@@ -265,6 +265,13 @@ def test_errors_are_measured_and_kept_with_the_emulator(folder: Path, grid_path:
     assert after.sha256 == before.sha256
 
 
+def test_errors_are_not_kept_with_adapters(grid_path: Path, tmp_path: Path) -> None:
+    (tmp_path / "adapter.json").write_text("{}")
+    said = run("measure-errors", tmp_path, grid_path)
+    assert said.exit_code == 1
+    assert "holds adapters, which keep no errors: give the folder of the whole" in said.stderr
+
+
 def test_a_grid_of_counts_is_refused_before_anything_is_learnt(
     write_grid: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -46,6 +46,17 @@ def test_stars_may_have_any_batch_shape(emulator: Emulator, at: np.ndarray) -> N
     torch.testing.assert_close(flux[1, 2], emulator({**SUN, "teff": 6000.0}, at))
 
 
+def test_no_stars_have_no_fluxes(emulator: Emulator, at: np.ndarray) -> None:
+    assert emulator(torch.empty(0, 4), at).shape == (0, len(at))
+
+
+def test_flux_is_differentiable_in_the_wavelength(emulator: Emulator, at: np.ndarray) -> None:
+    wavelength = torch.tensor(at, requires_grad=True)
+    emulator(SUN, wavelength).sum().backward()
+    assert wavelength.grad is not None
+    assert wavelength.grad.abs().min() > 0
+
+
 def test_flux_is_differentiable_in_named_labels(emulator: Emulator, at: np.ndarray) -> None:
     iron = torch.tensor(-0.2, dtype=torch.float64, requires_grad=True)
     emulator.to(torch.float64)

@@ -286,6 +286,22 @@ def test_a_base_that_ships_need_not_be_given(
     assert same(load(tmp_path / "run" / "adapter"), tuned)
 
 
+def test_adapters_with_their_base_have_an_identity(folder: Path) -> None:
+    base = load(folder.parents[1] / "base")
+    adapted = load(folder, base=base)
+    assert len(adapted.sha256) == 64
+    assert adapted.sha256 not in (base.sha256, load(folder.parent / "best").sha256)
+    assert load(folder, base=base).identity == adapted.identity
+
+
+def test_no_emulator_is_saved_over_adapters(folder: Path, same: Same) -> None:
+    base = load(folder.parents[1] / "base")
+    adapted = load(folder, base=base)
+    with pytest.raises(ValueError, match="holds adapters, which this would write over: save"):
+        adapted.save(folder)
+    assert same(load(folder, base=base), adapted)
+
+
 def test_adapters_are_a_small_file_of_rank_times_width_numbers(
     grid: Grid, tmp_path: Path, further: Settings
 ) -> None:

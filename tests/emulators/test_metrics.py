@@ -98,11 +98,17 @@ def test_every_measure_is_described() -> None:
 
 
 @pytest.mark.parametrize(("emulated", "true"), [
-    (np.ones(3), np.ones(3)), (np.ones((0, 3)), np.ones((0, 3))), (np.ones((2, 3)), np.ones(3)),
+    (np.ones(3), np.ones(3)), (np.ones((2, 3)), np.ones(3)),
 ])
 def test_fluxes_of_another_shape_are_refused(emulated: np.ndarray, true: np.ndarray) -> None:
     with pytest.raises(ValueError, match=r"\(n_spec, n_pix\)"):
         flux_metrics(emulated, true)
+
+
+@pytest.mark.parametrize("true", [np.ones((0, 3)), np.full((2, 3), np.nan)])
+def test_nothing_to_compare_with_has_no_measures(true: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="there is no finite flux to compare with"):
+        flux_metrics(np.ones(true.shape), true)
 
 
 def test_evaluate_measures_the_validation_spectra(emulator: Emulator, grid: Grid) -> None:

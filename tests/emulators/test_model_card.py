@@ -83,6 +83,26 @@ def test_a_grid_of_a_few_steps_in_a_label_has_a_card(
     assert all(row["n"] > 0 for row in bins)
 
 
+def test_pixels_of_weight_0_are_nowhere_in_a_card(emulator: Emulator, grid: Grid) -> None:
+    grid.weight[:100] = 0.0
+    weighted = card(emulator, grid)
+    rows, flux = grid.rows("validation"), grid.flux
+    emulated, true = emulate(emulator, grid, rows)[:, 100:], flux(rows)[:, 100:]
+    assert sum(part["fraction"] * part["mae"] for part in weighted["depths"].values()
+               ) == pytest.approx(weighted["overall"]["mae"])
+    assert sum(row["n"] * row["mae"] for row in weighted["bins"]["teff"]
+               ) == pytest.approx(12 * weighted["overall"]["mae"])
+    assert weighted["differences"] == pytest.approx(
+        differences(grid, rows, emulated.astype(float), true.astype(float)))
+
+
+def test_two_spectra_of_a_path_have_a_card(
+    emulator: Emulator, write_grid: Callable[..., Path]
+) -> None:
+    measured = card(emulator, write_grid(n_spec=12))
+    assert [row["n"] for row in measured["bins"]["teff"]] == [1, 1]
+
+
 def test_a_ripple_along_a_label_is_found(emulator: Emulator, grid: Grid) -> None:
     rows, column = grid.rows("validation"), grid.label_set.index("teff")
     smooth = roughness(emulator, grid, rows)["teff"]
@@ -99,6 +119,16 @@ def test_a_ripple_along_a_label_is_found(emulator: Emulator, grid: Grid) -> None
 def test_errors_are_not_measured_on_nothing(emulator: Emulator, grid: Grid) -> None:
     with pytest.raises(ValueError, match="has no test spectra: choose others with split="):
         measure_errors(emulator, grid, split="test")
+
+
+def test_errors_are_measured_at_the_pixels_of_the_emulator(
+    emulator: Emulator, write_grid: Callable[..., Path]
+) -> None:
+    with pytest.raises(ValueError, match="is not on the 200 pixels of 'small': measure on"):
+        measure_errors(emulator, write_grid(n_pix=30))
+    emulator.medium = "vacuum"
+    with pytest.raises(ValueError, match="is not in vacuum, as 'small' is"):
+        measure_errors(emulator, write_grid())
 
 
 def test_the_error_sample_is_what_the_emulator_gets_wrong(

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from emulators import Emulator, Grid, available, card, load, measure_errors
+from emulators.error_model import ErrorModel
 
 
 def test_card_and_errors_travel_with_the_emulator(
@@ -87,3 +88,18 @@ def test_a_loaded_emulator_asks_for_no_gradients(emulator: Emulator, tmp_path: P
     again = load(emulator.save(tmp_path))
     assert not any(p.requires_grad for p in again.network.parameters())
     assert not again.network.training
+
+
+def test_errors_of_other_pixels_are_refused(
+    emulator: Emulator, grid: Grid, tmp_path: Path
+) -> None:
+    found = measure_errors(emulator, grid)
+    emulator.errors = ErrorModel(found.errors[:, :30], found.labels)
+    emulator.save(tmp_path)
+    with pytest.raises(ValueError, match=r"shapes \(12, 30\) and \(12, 4\), but 200 pixels"):
+        load(tmp_path)
+
+
+def test_a_whole_emulator_needs_no_base(emulator: Emulator, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is a whole emulator: base= goes with adapters"):
+        load(emulator.save(tmp_path), base=emulator)

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from emulators.grid_plot import plot_grid
     from emulators.labels import Domain, LabelSet
     from emulators.lora import Lora
-    from emulators.metrics import evaluate
     from emulators.measuring import measure_errors
+    from emulators.metrics import evaluate
     from emulators.model_card import card
     from emulators.recipe import Recipe
     from emulators.sensitivity_plot import plot_sensitivity

@@ -33,16 +33,16 @@ from emulators.labels import LabelSet
 REGION = ("teff", "logg", "fe_h")
 #: effective number of spectra, (sum w)^2 / sum w^2, in a mean
 LEAST = 40.0
-#: largest error that is stored as it is: +-0.5 in 16 bits
+#: step of stored errors, whose 16 bits reach +-0.5; larger ones are cut there
 _UNIT = 0.5 / 32767
-#: side of a cell of labels, in standard deviations of the sample; the least width of a
-#: neighbourhood is 0.2
+#: side of a cell of labels, in standard deviations of the sample: no wider than the narrowest
+#: neighbourhood, so that one answer serves a cell
 CELL = 0.2
-#: of principal components
+#: share of the mean square error that the principal components left out hold together, at most
 NEGLIGIBLE = 0.05
-#: of the square, what spectra hold that have the least to say: they do not enter components
+#: the same of the spectra that weigh least: left out before components are sought
 UNHEARD = 0.01
-#: cells that are kept
+#: cells whose components are remembered
 KEPT = 128
 #: spectra per coefficient that the polynomial needs
 PER_TERM = 10
@@ -177,10 +177,6 @@ class ErrorModel:
                                 float(self.size(middle, label_set)[0]))
         modes, size = self._modes[key]
         return modes * (float(self.size(at, label_set)[0]) / size)
-
-    def sigma(self, labels: NDArray[np.float64], label_set: LabelSet) -> NDArray[np.float64]:
-        """Return the rms error (n_pix,) near labels (n_label,), at the training pixels."""
-        return np.asarray(torch.sqrt((self.near(labels, label_set) ** 2).sum(0)))
 
     def tensors(self) -> dict[str, Tensor]:
         """Return what :meth:`from_tensors` takes; errors in steps of 1.5e-5."""

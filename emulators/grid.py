@@ -6,13 +6,15 @@ spectra can train a network on a laptop.
 
 ::
 
-    /wavelength  (n_pix,) float64, attrs: unit='Angstrom', medium='air'|'vacuum'
+    /wavelength  (n_pix,) float64, attrs: unit='Angstrom', medium='air'|'vacuum',
+                 resolution=R of spectra that have been convolved (optional)
     /flux        (n_spec, n_pix) uint16, attrs: scale, offset -> flux = offset + scale*value,
                  or float32 without them
     /labels      (n_spec, n_label) float32, attrs: names, units
     /domain/A, /domain/b   the polytope the labels were drawn from (optional)
     /split       (n_spec,) uint8, 0 train, 1 validation, 2 test (optional)
     /weight      (n_pix,) weight of each pixel in the training loss (optional)
+    attrs: provenance, JSON or words; fingerprint, of the recipe it is made from (both optional)
 
 A flux that is unknown is NaN (in a float32 grid): training and metrics leave it out.
 """
@@ -142,8 +144,6 @@ class Grid:
             )
         if not (np.diff(self.wavelength) > 0).all():
             raise ValueError(f"'{self.path}': wavelengths must increase")
-        if not np.isfinite(self.labels).all():
-            raise ValueError(f"'{self.path}': some labels are not finite")
         if self.split.shape != (self.n_spec,):
             raise ValueError(f"'{self.path}': /split has shape {self.split.shape}")
         if self.weight.shape != (self.n_pix,) or not (self.weight >= 0).all():
@@ -165,6 +165,8 @@ class Grid:
             raise ValueError(
                 f"'{self.path}': {len(names)} label names for {self.labels.shape[1]} columns"
             )
+        if not np.isfinite(self.labels).all():
+            raise ValueError(f"'{self.path}': some labels are not finite")
         units = tuple(_as_text(u) for u in attrs.get("units", [""] * len(names)))
         low, high = self.labels.min(axis=0), self.labels.max(axis=0)
         return LabelSet(names, units, tuple(low.tolist()), tuple(high.tolist()))
@@ -193,6 +195,17 @@ class Grid:
             `wavelength`, `domain` and `validation`, all described in
             `emulators.conversion.convert`.
 
+        Returns
+        -------
+        Grid
+
+        Raises
+        ------
+        ValueError, FileNotFoundError
+            As `emulators.conversion.convert`.
+        FileExistsError
+            When there is such a file already.
+
         Examples
         --------
         >>> grid = Grid.convert("spectra", "mine.h5", medium="air")  # doctest: +SKIP
@@ -214,6 +227,17 @@ class Grid:
         out : str or Path
             The HDF5 file to write.
 
+        Returns
+        -------
+        Grid
+
+        Raises
+        ------
+        ValueError, FileNotFoundError
+            As `emulators.grid_join.join`.
+        FileExistsError
+            When there is such a file already.
+
         Examples
         --------
         >>> grid = Grid.join(["mine.h5", "more.h5"], "both.h5")      # doctest: +SKIP
@@ -228,14 +252,32 @@ class Grid:
             raise ValueError(f"unknown split {split!r}; valid: {', '.join(SPLITS)}")
         return np.flatnonzero(self.split == SPLITS[split])
 
-    def flux(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    def flux(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> NDArray[np.float32]:
         """Return the normalised fluxes of some rows, shape (len(rows), n_pix).
 
         Only these rows (or the HDF5 chunks that hold them) are read, and not even they
         when :meth:`keep` did before.
+
+        Parameters
+        ----------
+        rows : (n,) int64, or (n_spec,) bool
+
+        Raises
+        ------
+        ValueError
+            For a row that is not there, or a mask of another length.
         """
-        stored = self._stored(np.asarray(rows, dtype=np.int64))
+        stored = self._stored(self._numbers(np.asarray(rows)))
         return np.float32(self._offset) + np.float32(self._scale) * stored.astype(np.float32)
+
+    def _numbers(self, rows: NDArray[Any]) -> NDArray[np.int64]:
+        """Return the numbers of rows that are given by number or by a mask."""
+        if rows.dtype == bool and rows.shape == (self.n_spec,):
+            return np.flatnonzero(rows)
+        if rows.dtype == bool or (rows.size and (rows.min() < 0 or rows.max() >= self.n_spec)):
+            raise ValueError(f"{self!r} has rows 0 to {self.n_spec - 1}: give their numbers, or a "
+                             f"mask of shape ({self.n_spec},)")
+        return rows.astype(np.int64)
 
     def keep(self, rows: NDArray[np.int64]) -> None:
         """Read some rows, each once and in increasing order, and keep them if they fit.

@@ -50,6 +50,8 @@ def join(paths: Sequence[str | Path], out: str | Path) -> Grid:
         :func:`emulators.grid_check.check` finds an error.
     FileNotFoundError
         When a grid is not there.
+    FileExistsError
+        When `out` is there already, be it one of the grids.
 
     Examples
     --------
@@ -59,6 +61,8 @@ def join(paths: Sequence[str | Path], out: str | Path) -> Grid:
     if len(paths) < 2:
         raise ValueError("one grid alone cannot be joined: give two or more")
     grids = [Grid(path) for path in paths]
+    if out.exists():
+        raise FileExistsError(f"'{out}' exists: remove it, or give another name")
     for grid in grids[1:]:
         _refuse_strangers(grids[0], grid)
     with atomic_write(out) as temporary:
@@ -93,8 +97,9 @@ def _refuse_strangers(first: Grid, other: Grid) -> None:
         raise ValueError(f"{beyond.size} spectra of '{other.path}' lie outside the domain of "
                          f"'{first.path}', the first in row {beyond[0]} ({how}); put the wider "
                          "grid first")
-    held_out = first.labels[first.split != SPLITS["train"]]
-    again = (labels[:, None] == held_out).all(axis=-1).any(axis=1)
+    # Adding 0 turns -0, another row of bytes, into 0.
+    held_out = {row.tobytes() for row in first.labels[first.split != SPLITS["train"]] + 0.0}
+    again = np.array([row.tobytes() in held_out for row in labels + 0.0])
     if again.any():
         raise ValueError(f"{again.sum()} spectra of '{other.path}' have the labels of one that "
                          f"'{first.path}' holds out, the first in row {np.argmax(again)}: an "

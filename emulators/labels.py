@@ -13,6 +13,7 @@ nobody mentions follows iron.  Everything that maps parameters to labels, here a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -56,6 +57,12 @@ class LabelSet:
     low, high : tuple of float
         The values that the networks see as -1 and +1.  They are a choice of scale, not a
         limit; limits are the business of :class:`Domain`.
+
+    Raises
+    ------
+    ValueError
+        When these differ in length, a name comes twice, or `low` is above `high` or either is
+        not finite.
     """
 
     names: tuple[str, ...]
@@ -72,6 +79,11 @@ class LabelSet:
             )
         if len(set(self.names)) != len(self.names):
             raise ValueError("label names must be unique")
+        wrong = [n for n, low, high in zip(self.names, self.low, self.high, strict=True)
+                 if not -math.inf < low <= high < math.inf]
+        if wrong:
+            raise ValueError("low must be at most high, both finite, but not of "
+                             f"{', '.join(wrong)}")
 
     def __len__(self) -> int:
         return len(self.names)
@@ -205,6 +217,11 @@ class Domain:
     ----------
     A : (n_face, n_label) float64
     b : (n_face,) float64
+
+    Raises
+    ------
+    ValueError
+        When the shapes are others.
     """
 
     A: NDArray[np.float64]
@@ -247,7 +264,7 @@ class Domain:
         """Say in words which face the worst of the label vectors breaks."""
         labels = np.atleast_2d(labels)
         excess = np.where(np.isnan(e := self.excess(labels)), np.inf, e)
-        # Compare faces by the width they span, not by units: 1 K is not 1 dex.
+        # 1 K is not 1 dex: how far beyond a face is counted in sizes of its limit.
         worst = np.argmax(excess / (np.abs(self.b) + 1.0))
         star, face = np.unravel_index(worst, excess.shape)
         columns = np.flatnonzero(self.A[face]).tolist()

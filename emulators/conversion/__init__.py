@@ -101,6 +101,8 @@ def convert(
         :func:`emulators.grid_check.check` finds an error.
     FileNotFoundError
         When the source, or a file that it names, is not there.
+    FileExistsError
+        When `out` is there already.
 
     Examples
     --------

@@ -29,7 +29,7 @@ _ASPLUND_2009 = (
 SOLAR_SCALES: dict[str, NDArray[np.float64]] = {
     "asplund2009": np.array(_ASPLUND_2009 + (_NONE,) * (len(ELEMENTS) - len(_ASPLUND_2009))),
 }
-HYDROGEN, HELIUM = 0, 1
+HELIUM = 1
 # So little of an element that none of its lines can be seen.
 ABSENT = -20.0
 

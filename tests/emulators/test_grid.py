@@ -65,6 +65,16 @@ def test_repeated_and_unsorted_rows_come_as_asked(grid_path: Path) -> None:
         assert np.array_equal(flux[1], grid.flux(np.array([3]))[0])
 
 
+def test_a_mask_chooses_the_rows_where_it_is_true(grid: Grid) -> None:
+    assert np.array_equal(grid.flux(grid.split == 1), grid.flux(grid.rows("validation")))
+
+
+@pytest.mark.parametrize("rows", [[-1], [60], np.ones(59, dtype=bool)])
+def test_rows_that_are_not_there_are_refused(grid: Grid, rows: np.ndarray) -> None:
+    with pytest.raises(ValueError, match=r"has rows 0 to 59: give their numbers, or a mask"):
+        grid.flux(rows)
+
+
 def test_without_a_domain_the_labels_span_a_box(write_grid: Callable[..., Path]) -> None:
     path = write_grid()
     with h5py.File(path, "r+") as file:

@@ -96,6 +96,23 @@ def test_grids_that_do_not_belong_together_are_refused(
     assert not (tmp_path / "both.h5").exists()
 
 
+def test_a_grid_that_is_there_is_not_written_over(first: Path, more: Path) -> None:
+    before = first.read_bytes()
+    with pytest.raises(FileExistsError, match="exists: remove it, or give another name"):
+        Grid.join([first, more], first)
+    assert first.read_bytes() == before
+
+
+def test_minus_zero_is_the_label_zero(first: Path, more: Path, tmp_path: Path) -> None:
+    with h5py.File(first, "r+") as one, h5py.File(more, "r+") as other:
+        one["labels"][4, 2:] = 0.0
+        names = one["labels"].attrs["names"].tolist()
+        star = dict(zip(names, [*one["labels"][4, :2], -0.0, -0.0], strict=True))
+        other["labels"][7] = [star[n] for n in other["labels"].attrs["names"]]
+    with pytest.raises(ValueError, match="holds out, the first in row 7"):
+        Grid.join([first, more], tmp_path / "both.h5")
+
+
 def test_one_grid_is_not_joined(first: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="give two or more"):
         Grid.join([first], tmp_path / "both.h5")

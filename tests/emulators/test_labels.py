@@ -112,6 +112,12 @@ def test_inconsistent_label_sets_are_refused(names: tuple[str, ...], sentence: s
         LabelSet(names, ("K", "K"), (0.0, 0.0), (1.0, 1.0))
 
 
+@pytest.mark.parametrize("ends", [(2.0, 1.0), (np.nan, 1.0), (0.0, np.inf)])
+def test_a_scale_that_does_not_rise_is_refused(ends: tuple[float, float]) -> None:
+    with pytest.raises(ValueError, match="low must be at most high, both finite, but not of logg"):
+        LabelSet(("teff", "logg"), ("K", "dex"), (4000.0, ends[0]), (4000.0, ends[1]))
+
+
 def test_a_label_set_survives_json() -> None:
     assert LabelSet.from_dict(json.loads(json.dumps(LABELS.to_dict()))) == LABELS
 

@@ -8,6 +8,7 @@ own training pixels, or seen at a lower resolution R, at every so many of its pi
 from __future__ import annotations
 
 import json
+import logging
 import math
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,6 +29,7 @@ from emulators.files import atomic_write, write_json
 from emulators.grid import Grid
 
 Array = NDArray[np.float64]
+logger = logging.getLogger(__name__)
 #: spectra of a block, and at once through the teacher
 BLOCK, AT_ONCE = 256, 16
 #: one block in so many is for validation
@@ -55,8 +57,9 @@ class View:
     Raises
     ------
     ValueError
-        For a range that the teacher does not cover, a resolution that its pixels do not
-        sample or that it has not got itself, and pixels that are not uniform.
+        For a range that the teacher does not cover or that holds no two pixels, a resolution
+        that its pixels do not sample or that it has not got itself, and pixels that are not
+        uniform.
     """
 
     teacher: Emulator
@@ -66,25 +69,28 @@ class View:
 
     def __post_init__(self) -> None:
         teacher, (first, last) = self.teacher, self.teacher.wavelength_range
-        if np.ptp(np.diff(np.log(teacher.pixels))) > 1e-3 * teacher.log_step:
-            raise ValueError(f"the training pixels of '{teacher.name}' are not uniform in "
-                             "ln(wavelength): it cannot teach")
+        refuse_uneven(teacher, "it cannot teach")
         tolerance = 1e-6 * first
         if not first - tolerance <= self.low < self.high <= last + tolerance:
             raise ValueError(f"wavelengths {self.low:g}-{self.high:g} Å were asked for, but "
                              f"'{teacher.name}' covers {first:.1f}-{last:.1f} Å")
-        if self.resolution is None:
-            return
+        if self.resolution is not None:
+            self._check_resolution(self.resolution)
+        if len(self.pixels) < 2:
+            far = ("" if self.resolution is None
+                   else f", far enough from its ends for R = {self.resolution:g}")
+            raise ValueError(f"fewer than two pixels of '{teacher.name}' lie between {self.low:g} "
+                             f"and {self.high:g} Å{far}: ask for more")
+
+    def _check_resolution(self, resolution: float) -> None:
+        teacher = self.teacher
         if not self._sigma >= LEAST_SIGMA:
             sharpest = SIGMA_PER_FWHM / (LEAST_SIGMA * teacher.log_step)
-            raise ValueError(f"resolution is {self.resolution:g}; the pixels of '{teacher.name}' "
+            raise ValueError(f"resolution is {resolution:g}; the pixels of '{teacher.name}' "
                              f"sample up to {sharpest:.0f}; leave it out for spectra as they are")
         if teacher.resolution is not None:
             raise ValueError(f"'{teacher.name}' gives spectra of R = {teacher.resolution:g}: "
                              "leave resolution out")
-        if len(self.pixels) < 2:
-            raise ValueError(f"no pixel between {self.low:g} and {self.high:g} Å is far enough "
-                             f"from the ends of '{teacher.name}' for R = {self.resolution:g}")
 
     @property
     def _sigma(self) -> float:
@@ -155,20 +161,32 @@ def write_lessons(
     if path.exists():
         return Grid(path)
     files = [folder / "blocks" / f"{k:05}.h5" for k in range(blocks + checks)]
+    clipped = 0
     todo = [k for k, f in enumerate(files) if not f.exists()]
     for k in tqdm(todo, initial=len(files) - len(todo), total=len(files), desc="lessons",
                   unit="block", disable=None if progress else True):
         labels = uniform(view.teacher.domain, view.teacher.labels, BLOCK,
                          np.random.default_rng([seed, k]))
-        flux = view.spectra(labels).numpy()
+        steps = np.round(view.spectra(labels).numpy() / SCALE)
+        clipped += np.count_nonzero((steps < 0) | (steps > 65535))
         with atomic_write(files[k]) as temporary, h5py.File(temporary, "w") as file:
             file["labels"] = labels.astype(np.float32)
-            file["flux"] = np.round(flux / SCALE).clip(0, 65535).astype(np.uint16)
+            file["flux"] = steps.clip(0, 65535).astype(np.uint16)
+    if clipped:
+        logger.warning("%d fluxes of the lessons lie outside 0 to %g and are kept as its ends",
+                       clipped, 65535 * SCALE)
     _join(path, files, checks, view, made_by)
     for file in files:
         file.unlink()
     files[0].parent.rmdir()
     return Grid(path)
+
+
+def refuse_uneven(emulator: Emulator, therefore: str) -> None:
+    """Refuse training pixels that are not uniform in ln(wavelength), saying what follows."""
+    if np.ptp(np.diff(np.log(emulator.pixels))) > 1e-3 * emulator.log_step:
+        raise ValueError(f"the training pixels of '{emulator.name}' are not uniform in "
+                         f"ln(wavelength): {therefore}")
 
 
 def _claim(folder: Path, made_by: dict[str, Any], resume: bool) -> None:

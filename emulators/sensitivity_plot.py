@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from emulators.emulator import Emulator
+from emulators.lessons import SIGMA_PER_FWHM, refuse_uneven
 from emulators.picture import BLUE, GREY, INK, VERMILION, finish, new_figure
 from emulators.storage import load
 
@@ -38,12 +39,14 @@ def plot_sensitivity(
     names : sequence of str, optional
         Labels to show, in this order; by default the twelve that move the flux most.
     resolution : float, optional
-        Wavelength / FWHM that the spectrum is seen at; by default as the emulator has it.
+        Wavelength / FWHM that the spectrum is seen at, no sharper than the emulator's own; by
+        default as the emulator has it.
 
     Raises
     ------
     ValueError
-        For labels outside the emulator's domain, unknown names, a resolution that is not positive.
+        For labels outside the emulator's domain, unknown names, a resolution that is not positive
+        or sharper than the emulator's own, and one of pixels not uniform in ln(wavelength).
     ImportError
         Without matplotlib.
 
@@ -96,6 +99,10 @@ def sensitivity(
     """
     if resolution is not None and not resolution > 0:
         raise ValueError(f"resolution is {resolution!r}; expected wavelength / FWHM, above 0")
+    own = emulator.resolution or np.inf
+    if resolution is not None and resolution > own:
+        raise ValueError(f"resolution is {resolution:g}, but '{emulator.name}' gives spectra of "
+                         f"R = {own:g}: ask for no more")
     pixels = torch.as_tensor(emulator.pixels, device=emulator.device)
     emulator(labels, pixels[:1])  # which says what is wrong with them
     matrix, offset = emulator.labels.affine(list(labels))
@@ -104,10 +111,12 @@ def sensitivity(
     ways = torch.eye(len(emulator.labels), dtype=torch.float64, device=emulator.device)
     flux, tangents = emulator.flux_and_tangents(star, ways, pixels)
     found = torch.cat([flux, tangents[:, 0]]).double().cpu().numpy()
-    if resolution is not None:
+    if resolution is not None and resolution < own:
         from scipy.ndimage import gaussian_filter1d
 
-        width = 1.0 / resolution / np.sqrt(8.0 * np.log(2.0)) / emulator.log_step
+        refuse_uneven(emulator, "leave resolution out")
+        # The squares of widths add up: what the spectra have been convolved with is there.
+        width = SIGMA_PER_FWHM * np.sqrt((1.0 / resolution) ** 2 - (1.0 / own) ** 2) / emulator.log_step
         found = gaussian_filter1d(found, width, axis=-1, mode="nearest")
     return found[0], found[1:]
 

@@ -79,19 +79,21 @@ class Workers:
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(
                 f"dask is not installed: pip install 'stellarfit[{self._extra}]'") from error
-        self._stack.enter_context(dask.config.set({
-            "distributed.scheduler.allowed-failures": self._patience,
-            "distributed.worker.memory.terminate": False,
-            **MEMORY,
-        }))
-        address: Any = self.scheduler
-        if address is None:
-            address = self._stack.enter_context(LocalCluster(
-                n_workers=self.workers, threads_per_worker=1, processes=True,
-                dashboard_address=None, silence_logs="ERROR"))
-        self._client = self._stack.enter_context(Client(address, timeout="30s"))
-        if self.scheduler is not None and not self._client.nthreads():
-            tqdm.write(f"waiting for workers of {self.scheduler}", file=sys.stderr)
+        with ExitStack() as stack:
+            stack.enter_context(dask.config.set({
+                "distributed.scheduler.allowed-failures": self._patience,
+                "distributed.worker.memory.terminate": False,
+                **MEMORY,
+            }))
+            address: Any = self.scheduler
+            if address is None:
+                address = stack.enter_context(LocalCluster(
+                    n_workers=self.workers, threads_per_worker=1, processes=True,
+                    dashboard_address=None, silence_logs="ERROR"))
+            self._client = stack.enter_context(Client(address, timeout="30s"))
+            if self.scheduler is not None and not self._client.nthreads():
+                tqdm.write(f"waiting for workers of {self.scheduler}", file=sys.stderr)
+            self._stack = stack.pop_all()  # all is well: to be closed at the end
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -123,6 +125,18 @@ class Workers:
             while left and len(numbers) < ahead:
                 yield submit(left.popleft())
 
+        def wait() -> None:
+            """Give the scheduler, or its workers, time to come back; not for ever."""
+            nonlocal maker, cancelled
+            cancelled += 1
+            if cancelled > MOST_CANCELLED:
+                raise ConnectionError(
+                    "the scheduler went away, or all its workers; what is done stays: begin "
+                    "again when they are back") from None
+            if maker.cancelled():
+                maker = self._client.submit(_hold, self.maker, pure=False)
+            time.sleep(PAUSE)
+
         pending = as_completed(list(more()))
         for future in pending:
             index = numbers.pop(future.key)
@@ -130,25 +144,23 @@ class Workers:
                 yield future.result()
                 cancelled = 0
             except CancelledError:  # the scheduler has lost its workers, or we the scheduler
-                cancelled += 1
-                if cancelled > MOST_CANCELLED:
-                    raise ConnectionError(
-                        "the scheduler went away, or all its workers; what is done stays: begin "
-                        "again when they are back") from None
-                if maker.cancelled():
-                    maker = self._client.submit(_hold, self.maker, pure=False)
                 left.appendleft(index)
-                time.sleep(PAUSE)
+                wait()
             except KilledWorker:
                 suspects += index.tolist()
             pending.update(list(more()))
         # Who was with the culprit when it took the process is blamed as well: each by itself.
-        for one in suspects:
-            alone = np.array([one])
+        while suspects:
+            alone = np.array(suspects[:1])
             try:
                 yield submit(alone).result()
-            except (KilledWorker, CancelledError):
+                cancelled = 0
+            except CancelledError:
+                wait()
+                continue
+            except KilledWorker:
                 yield self.maker.lost(alone, ENDED)
+            del suspects[0]
 
     def _one_by_one(self, tasks: list[NDArray[np.int64]]) -> Iterator[Any]:
         """Yield the shards in their order, made in one process."""

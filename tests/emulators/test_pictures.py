@@ -73,6 +73,22 @@ def test_sensitivity_is_drawn_as_an_instrument_sees_it(emulator: Emulator, tmp_p
     assert plot_sensitivity(emulator, STAR, tmp_path / "s.png").stat().st_size > 10_000
 
 
+def test_sensitivity_counts_the_resolution_that_the_emulator_has(emulator: Emulator) -> None:
+    """R = 20000 to 10000 takes a Gaussian of 1/R^2 = 3/20000^2."""
+    expected = sensitivity(emulator, STAR, resolution=20_000 / np.sqrt(3.0))[0]
+    emulator.provenance = {"trained_on": {"resolution": 20_000}}
+    np.testing.assert_allclose(sensitivity(emulator, STAR, resolution=10_000)[0], expected)
+    assert np.array_equal(*(sensitivity(emulator, STAR, resolution=r)[0] for r in (20_000, None)))
+    with pytest.raises(ValueError, match="gives spectra of R = 20000: ask for no more"):
+        plot_sensitivity(emulator, STAR, resolution=30_000)
+
+
+def test_a_resolution_needs_pixels_even_in_ln_wavelength(emulator: Emulator) -> None:
+    emulator.pixels = np.linspace(*emulator.wavelength_range, 200)
+    with pytest.raises(ValueError, match="are not uniform in .*: leave resolution out"):
+        sensitivity(emulator, STAR, resolution=10_000)
+
+
 def test_what_cannot_be_asked_is_refused(emulator: Emulator) -> None:
     with pytest.raises(ValueError, match="above 0"):
         plot_sensitivity(emulator, STAR, resolution=0)

@@ -148,6 +148,55 @@ def test_who_loses_the_scheduler_goes_on_when_it_is_back() -> None:
     assert sorted(made) == list(range(30))
 
 
+class Killer:
+    """Takes its process with it for sample 4."""
+
+    def __call__(self, index: NDArray[np.int64]) -> list[int]:
+        if 4 in index:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return list(index.tolist())
+
+    def lost(self, index: NDArray[np.int64], reason: str) -> list[int]:
+        return [-int(i) for i in index]
+
+
+@pytest.mark.filterwarnings("ignore")  # dask's own
+@pytest.mark.usefixtures("by_value")
+def test_who_is_alone_when_the_scheduler_goes_is_no_killer(
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Workers(Killer(), 2) as pool:
+        submit, cancelled = pool._client.submit, set()
+
+        def once_cancelled(*arguments: Any, **options: Any) -> Any:
+            future = submit(*arguments, **options)
+            samples = arguments[-1].tolist() if len(arguments) == 3 else []
+            if len(samples) == 1 and samples[0] not in cancelled:
+                cancelled.add(samples[0])
+                future.cancel()
+            return future
+
+        monkeypatch.setattr(pool._client, "submit", once_cancelled)
+        made = list(pool.make([np.arange(3, 6)]))
+    assert cancelled == {3, 4, 5}
+    assert sorted(made) == [[-4], [3], [5]]
+
+
+def test_dask_is_left_as_it_was_when_no_scheduler_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    import dask
+    import distributed
+
+    def client(*_: object, **__: object) -> None:
+        raise OSError("timed out")
+
+    monkeypatch.setattr(distributed, "Client", client)
+    before = dask.config.get("distributed.scheduler.allowed-failures")
+    with pytest.raises(OSError, match="timed out"), Workers(
+            Slow(), 1, "tcp://nowhere:1", patience=before + 1):
+        pass
+    assert dask.config.get("distributed.scheduler.allowed-failures") == before
+
+
 def cancelled_submit(client: Any) -> Any:
     """Return a client's submit whose futures are cancelled at once."""
     submit = client.submit

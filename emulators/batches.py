@@ -76,10 +76,13 @@ class Batches:
         rows = np.random.default_rng(recipe.seed).permutation(grid.rows("train"))
         self.size = min(recipe.batch, len(rows))
         if self.size % (world * recipe.accumulate):
+            few = self.size < recipe.batch
+            what = (f"the {self.size} training spectra, fewer than batch = {recipe.batch}," if few
+                    else f"a batch of {self.size} spectra")
             raise ValueError(
-                f"a batch of {self.size} spectra cannot be shared by {world} processes in "
-                f"{recipe.accumulate} parts each: make batch a multiple of "
-                f"{world * recipe.accumulate}"
+                f"{what} cannot be shared by {world} processes in {recipe.accumulate} parts each: "
+                f"make batch a multiple of {world * recipe.accumulate}"
+                + (f", at most {self.size}, or accumulate less" if few else "")
             )
         self.slots = range(rank, self.size, world)
         self._strata = {slot: np.sort(rows[slot::self.size]) for slot in self.slots}

@@ -126,7 +126,7 @@ def read_bundle(
         provenance={"bundle": {
             "of": "astro-emulators-toolkit", "release": release,
             "id": json.loads(files[MANIFEST])["bundle_id"],
-            "version": metadata.get("provenance", {}).get("toolkit_version"),
+            "version": (metadata.get("provenance") or {}).get("toolkit_version"),
         }},
     )
     # Of all that makes the fluxes what they are: the files, and what the caller chose.
@@ -145,6 +145,8 @@ def _verified(folder: Path) -> dict[str, bytes]:
     if (form := (manifest["integrity_format_version"], manifest["algorithm"])) != (1, "sha256"):
         raise ValueError(f"its manifest is of version {form[0]} and {form[1]}, expected 1 and "
                          "sha256")
+    if "bundle_id" not in manifest:
+        raise ValueError("its manifest has no bundle_id: fetch the bundle again")
     for entry in manifest["tree"]:
         path = Path(entry["path"])
         if path.is_absolute() or ".." in path.parts:

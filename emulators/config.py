@@ -115,7 +115,7 @@ class Config:
         ----------
         out : path
         only : sequence of str
-            Names of the runs to do; all by default.
+            Names of the runs to do, in the order of the file; all by default.
         resume : bool
             Go on with runs that have begun; those that are finished stay as they are.
         **settings
@@ -128,7 +128,8 @@ class Config:
         """
         if wrong := [n for n in only if n not in self.runs]:
             raise unknown_names(wrong, list(self.runs), what="run")
-        for name in only or self.runs:
+        chosen = [n for n in self.runs if n in (only or self.runs)]
+        for name in chosen:
             for grid in (self.runs[name]["grid"], *self.runs[name].get("scale", ())):
                 if not self.grids[grid].is_file():
                     raise FileNotFoundError(
@@ -136,7 +137,7 @@ class Config:
                         f"--grids (grids=) in which folder it lies"
                     )
         trained = {}
-        for name in only or self.runs:
+        for name in chosen:
             run = dict(self.runs[name])
             if run.get("init") in self.runs:
                 run["init"] = Path(out) / run["init"] / "best"
@@ -159,8 +160,11 @@ def _file(path: str | Path) -> Path:
 
 def _with_defaults(run: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
     """Return a run with the defaults that mean something for it."""
-    brought = BROUGHT if "init" in {**defaults, **run} else ()
-    return {**{k: v for k, v in defaults.items() if k not in brought}, **run}
+    both = {**defaults, **run}
+    idle = set(BROUGHT) if "init" in both else {"mode"}
+    if "init" not in both or both.get("mode") != "lora":
+        idle.add("lora")
+    return {**{k: v for k, v in defaults.items() if k not in idle}, **run}
 
 
 def _table(value: Any, where: str) -> Mapping[str, Any]:
@@ -212,7 +216,8 @@ def _check_run(
     _check_keys(options, options_of(kind), f"key in options of [train.{name}]")
     try:  # on no device: this takes no memory and no random numbers
         with torch.device("meta"):
-            build(kind, 2, torch.linspace(5000.0, 5001.0, 8, device="cpu"), **options)
+            # of more pixels than an option may need
+            build(kind, 2, torch.linspace(5000.0, 6000.0, 100_000, device="cpu"), **options)
     except ValueError as error:
         raise ValueError(f"options of [train.{name}]: {error}") from error
     adapters = _table(run.get("lora", {}), f"lora of [train.{name}]")

@@ -38,7 +38,7 @@ def distill(
     teacher: Emulator | str | Path, *, out: str | Path,
     wavelength: tuple[float, float] | None = None, instrument: Any = None,
     resolution: float | None = None, spectra: int = 20_000,
-    options: Mapping[str, Any] | None = None, name: str | None = None, seed: int = 0,
+    options: Mapping[str, Any] | None = None, name: str | None = None, seed: int | None = None,
     resume: bool = False, recipe: Recipe | None = None, device: str = "cpu",
     progress: bool = True, **settings: Any,
 ) -> Emulator:
@@ -64,7 +64,8 @@ def distill(
         Of the network: ``hidden``, ``layers``, ``components``.
     name : str, optional
         Of the student; ``TEACHER-student`` by default.
-    seed : int
+    seed : int, optional
+        Of the lessons and the training; that of `recipe`, or 0, by default.
     resume : bool
         Go on with what is in `out`.
     recipe : Recipe, optional
@@ -91,7 +92,8 @@ def distill(
     --------
     >>> student = distill("mgb-fgk", out="runs/student", instrument=20_000)  # doctest: +SKIP
     """
-    recipe = recipe_of(recipe or RECIPE, {**settings, "seed": seed})
+    recipe = recipe_of(recipe or RECIPE, settings if seed is None else {**settings, "seed": seed})
+    seed = recipe.seed
     if instrument is not None and resolution is not None:
         raise ValueError("give instrument= or resolution=, not both")
     if not isinstance(spectra, (int, np.integer)) or spectra < 1:
@@ -149,8 +151,6 @@ def _untaught(view: View, options: Mapping[str, Any] | None, seed: int) -> Emula
     torch.manual_seed(seed)
     network: Any = build("components", len(teacher.labels), torch.as_tensor(view.pixels),
                          **(options or {}))
-    if (count := network.config["components"]) > len(view.pixels):
-        raise ValueError(f"components = {count} are more than the {len(view.pixels)} pixels")
     return Emulator(network, teacher.labels, teacher.domain, view.pixels, teacher.medium,
                     name=f"components of {teacher.name}")
 

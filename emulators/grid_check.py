@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from emulators.air import air_to_vacuum, vacuum_to_air
 from emulators.grid import Grid
+from emulators.notebook import several
 
 logger = logging.getLogger(__name__)
 
@@ -268,18 +269,14 @@ def _labels(grid: Grid, survey: Survey) -> Iterator[Finding]:
     low, high = grid.labels.min(axis=0), grid.labels.max(axis=0)
     names = np.array(grid.label_set.names)
     if fixed := names[low == high].tolist():
-        yield Finding("warning", f"the same in all spectra: {_some(fixed)}; an emulator of this "
-                      "grid does not know what else they may be")
+        yield Finding("warning", f"the same in all spectra: {several(fixed, 6)}; an emulator of "
+                      "this grid does not know what else they may be")
     for name, top in zip(names.tolist(), high.tolist(), strict=True):
         if name == "teff" and top < 500.0:
             yield Finding("warning", f"teff is at most {top:g}: is it in K?")
         elif name.endswith("_h") and top > 3.0:
             yield Finding("warning", f"{name} reaches {top:g}: is it relative to the Sun, "
                           f"[X/H], and not log A(X)?")
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
 
 
 def _duplicates(grid: Grid, survey: Survey) -> Iterator[Finding]:

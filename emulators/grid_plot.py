@@ -54,7 +54,8 @@ def plot_grid(grid: Grid | str | Path, path: str | Path | None = None) -> Any:
             _draw_histogram(axes[str(place)], grid, beside[place])
         else:
             axes[str(place)].axis("off")
-    axes["0"].legend(loc="upper center", ncols=2, fontsize=7, frameon=False)
+    if beside:
+        axes["0"].legend(loc="upper center", ncols=2, fontsize=7, frameon=False)
     above.suptitle(f"{grid.path.name}: {grid.n_spec} spectra, {len(labels)} of "
                    f"{len(grid.label_set)} labels vary", x=0.01, ha="left", fontsize=11)
     return finish(figure, path)

@@ -168,7 +168,7 @@ def write_lessons(
         labels = uniform(view.teacher.domain, view.teacher.labels, BLOCK,
                          np.random.default_rng([seed, k]))
         steps = np.round(view.spectra(labels).numpy() / SCALE)
-        clipped += np.count_nonzero((steps < 0) | (steps > 65535))
+        clipped += int(np.count_nonzero((steps < 0) | (steps > 65535)))
         with atomic_write(files[k]) as temporary, h5py.File(temporary, "w") as file:
             file["labels"] = labels.astype(np.float32)
             file["flux"] = steps.clip(0, 65535).astype(np.uint16)

@@ -39,6 +39,11 @@ class Lora:
     unfreeze : tuple of str
         Patterns of the other parameters that are learnt in full, such as ``*norm*`` or
         ``head.*``.
+
+    Raises
+    ------
+    ValueError
+        For a value of another kind, a rank below 1, a dropout outside [0, 1).
     """
 
     rank: int = 8
@@ -50,6 +55,9 @@ class Lora:
     def __post_init__(self) -> None:
         for name in ("targets", "unfreeze"):  # lists and single words come from TOML and JSON
             given = getattr(self, name)
+            if not isinstance(given, str) and not (
+                    isinstance(given, list | tuple) and all(isinstance(g, str) for g in given)):
+                raise ValueError(f"{name} must be a word or a list of words, got {given!r}")
             object.__setattr__(self, name, (given,) if isinstance(given, str) else tuple(given))
         if not isinstance(self.rank, int) or self.rank < 1:
             raise ValueError(f"rank must be an integer of at least 1, got {self.rank!r}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from numbers import Integral, Real
 
 PRECISIONS = ("float32", "bf16")
 OPTIMISERS = ("muon", "adamw")
@@ -26,7 +27,7 @@ class Recipe:
         Work through each batch in this many parts: the same gradient in less memory (but
         for the dropout of adapters, which each part draws anew).
     optimiser : {"muon", "adamw"}
-        ``muon`` orthogonalises the updates of the weight matrices between hidden layers
+        ``muon`` orthogonalises the updates of the weight matrices of hidden layers
         (Jordan et al. 2024, `torch.optim.Muon`) and leaves the rest to AdamW.
     learning_rate : float
         Peak rate of AdamW: linear warm-up, then a cosine to zero.
@@ -53,6 +54,12 @@ class Recipe:
     seed : int
     validate_every, checkpoint_every : int
         In steps; the last step does both.
+
+    Raises
+    ------
+    ValueError
+        For a value of another kind or outside what it can be, and a batch that is no multiple of
+        `accumulate`.
     """
 
     steps: int = 20_000
@@ -102,15 +109,19 @@ class Recipe:
         value = getattr(self, name)
         if kind is tuple:
             right = (isinstance(value, list | tuple) and len(value) == 2
-                     and all(isinstance(v, int | float) for v in value))
-        elif kind is float:
-            right = isinstance(value, int | float) and not isinstance(value, bool)
+                     and all(isinstance(v, Real) for v in value))
+        elif kind in (int, float):
+            number = Integral if kind is int else Real
+            right = isinstance(value, number) and not isinstance(value, bool)
         else:
             right = type(value) is kind
         if not right:
             what = {int: "a whole number", float: "a number", str: "a word",
                     bool: "true or false", tuple: "two numbers"}[kind]
             raise ValueError(f"{name} must be {what}, got {value!r}")
+        # numpy's numbers pass, but JSON, which keeps the recipe of a run, knows none of them
+        plain = tuple(map(float, value)) if kind is tuple else kind(value)
+        object.__setattr__(self, name, plain)
 
     def _require(self, name: str, *, at_least: int) -> None:
         if not getattr(self, name) >= at_least:

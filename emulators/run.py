@@ -103,11 +103,15 @@ class Run:
             raise ValueError(f"'{path}' is damaged; its SHA-256 is not the recorded one")
         self._take(load_file(path))
         self.last, self.stale = path.name, state["stale"]
-        if (self.folder / "best" / "emulator.json").is_file():
-            best = load(self.folder / "best")
+        kept = self.folder / "best"
+        if (kept / "emulator.json").is_file():
+            best = load(kept)
             # What was measured of it since belongs to it still.
             self.emulator.sha256, self.emulator.errors = best.sha256, best.errors
             self.emulator.card = best.card
+        elif state["lowest"] is not None:
+            raise FileNotFoundError(f"'{kept}', the best state so far, is gone: put it back, or "
+                                    "begin in another folder")
         if state["lowest"] is not None:
             self.lowest, self.best_metrics = state["lowest"], best.metrics
             self.best_state = best.network.state_dict()

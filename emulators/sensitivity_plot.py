@@ -116,7 +116,8 @@ def sensitivity(
 
         refuse_uneven(emulator, "leave resolution out")
         # The squares of widths add up: what the spectra have been convolved with is there.
-        width = SIGMA_PER_FWHM * np.sqrt((1.0 / resolution) ** 2 - (1.0 / own) ** 2) / emulator.log_step
+        missing = np.sqrt((1.0 / resolution) ** 2 - (1.0 / own) ** 2)
+        width = SIGMA_PER_FWHM * missing / emulator.log_step
         found = gaussian_filter1d(found, width, axis=-1, mode="nearest")
     return found[0], found[1:]
 

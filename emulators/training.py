@@ -61,7 +61,8 @@ def train(
         Its training split is learnt from; its validation split chooses the best state.
     network : str, optional
         Architecture: ``transformer`` (the default), ``mlp``, ``cnn``, ``cannon`` or
-        ``components``.
+        ``components``, which starts at random here: only :func:`emulators.distill` has it begin
+        with the principal components of its spectra.
     init : Emulator or name or path, optional
         Fine-tune a copy of this emulator, which brings its own `network` and `options`, and
         the scale of the labels that both know (so `labels` must not be given either); labels
@@ -102,8 +103,11 @@ def train(
     ------
     ValueError
         For an unknown setting, network, mode or option; for what `init` brings and is given
-        too; labels of `init` and grid of which none match or that have other units; a grid
+        too; labels of `init` and grid of which none match; units of `init` or `labels` that are
+        not those of the grid; a grid
         without training spectra; a run folder that belongs to another run.
+    FileNotFoundError
+        When there is no such grid or `init`, or the run to go on with has lost its best state.
     FloatingPointError
         When the loss is not finite.
     OSError
@@ -142,11 +146,11 @@ def train(
               adapters=lora, writes=group.first)
     start = run.restore() if resume else run.begin()
     group.meet()  # none writes before all have looked
-    if emulator.network.closed_form:
-        if start == 0:
+    with run.tensorboard() if tensorboard and group.first else contextlib.nullcontext():
+        if not emulator.network.closed_form:
+            _loop(run, start, group, progress and group.first)
+        elif start == 0:
             _solve(run)
-    else:
-        _loop(run, start, group, progress and group.first, tensorboard and group.first)
     best = run.best()
     best.sha256 = group.agree(best.sha256)  # the first has written it, all may read it
     return best
@@ -198,6 +202,9 @@ def _untrained(
                 + (", ".join(sorted(set(scale.names) ^ set(grid.label_set.names)))
                    or "their order")
             )
+        units = zip(scale.names, scale.units, grid.label_set.units, strict=True)
+        if wrong := [f"{n} in {a} ({b} in the grid)" for n, a, b in units if a and b and a != b]:
+            raise ValueError(f"labels= has other units than the grid: {', '.join(wrong)}")
         module = build(network or "transformer", len(scale), torch.as_tensor(grid.wavelength),
                        **(options or {}))
     else:
@@ -208,7 +215,7 @@ def _untrained(
                     name=name or grid.path.stem, provenance=provenance)
 
 
-def _loop(run: Run, start: int, group: Processes, progress: bool, tensorboard: bool) -> None:
+def _loop(run: Run, start: int, group: Processes, progress: bool) -> None:
     """Take the weights from step `start` to the end."""
     recipe, emulator = run.recipe, run.emulator
     batches = Batches(run.grid, emulator, recipe, rank=group.rank, world=group.world)
@@ -217,7 +224,7 @@ def _loop(run: Run, start: int, group: Processes, progress: bool, tensorboard: b
                disable=None if progress else True)
     watch = _Watch()
     emulator.network.train()
-    with bar, run.tensorboard() if tensorboard else contextlib.nullcontext():
+    with bar:
         for step in range(start, recipe.steps):
             if run.exhausted:
                 logger.info("no lower MSE in %d validations: stopping", run.stale)

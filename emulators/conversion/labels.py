@@ -134,12 +134,12 @@ def _chosen(columns: list[str], names: Sequence[str] | None) -> dict[str, str]:
 
 def _find(name: str, columns: list[str]) -> tuple[str, str]:
     """Return label and column of a name that may be either, or ``label=column``."""
-    ours, equals, theirs = name.partition("=")
-    if equals and theirs in columns:
-        return ours, theirs
-    if name in columns:
-        # A name that we do not know becomes one that a command line can carry.
-        return known_label(name) or re.sub(r"\W+", "_", name.lower()).strip("_"), name
+    ours, equals, theirs = (part.strip() for part in name.partition("="))
+    bare = name.strip()
+    for label, column in ((ours, theirs), (name, name), (bare, bare)):
+        if column and column in columns:
+            # A name that we do not know becomes one that a command line can carry.
+            return known_label(label) or re.sub(r"\W+", "_", label.lower()).strip("_"), column
     same = [c for c in columns if known_label(c) == (known_label(name) or name)]
     if len(same) != 1:
         raise unknown_names([theirs if equals else name], columns, "column")

@@ -1,9 +1,28 @@
-"""The architectures, one per file, behind one Protocol."""
+"""The architectures, one per file, all with what training and :class:`emulators.Emulator` ask for.
+
+An architecture is an `nn.Module` whose constructor takes the number of labels, the training pixels
+and, by keyword, its own options.  Labels reach it scaled, wavelengths in float64 Angstrom.  It has
+
+==================  =========================================================================
+``all_pixels``      whether it must be trained on whole spectra
+``closed_form``     whether ``solver()`` gives its weights without steps of an optimiser
+``float32_part``    how the names of weights begin that stay in float32, labels too, when the
+                    rest is bfloat16; None for none
+``config``          the options that rebuild it
+``matrices``        names of the weights that Muon may update: matrices of hidden layers
+``relabel(M, c)``   takes labels that give the old ones by ``old = M @ new + c``, in place;
+                    those that no old one depends on have no effect at first
+``forward``         flux (n_spec, n_pix) of labels and wavelengths
+``evaluate``        the same in bounded memory, `chunk` setting how much at a time
+==================  =========================================================================
+
+`emulators.networks.pixels.FixedPixels` has most of it for those that give whole spectra.
+"""
 
 from __future__ import annotations
 
 import inspect
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -13,40 +32,6 @@ from emulators.networks.cnn import CNN
 from emulators.networks.components import Components
 from emulators.networks.mlp import MLP
 from emulators.networks.transformer import Transformer
-
-
-class Network(Protocol):
-    """What an architecture offers to training and to :class:`emulators.Emulator`.
-
-    It is an `nn.Module` whose constructor takes the number of labels, the training pixels
-    and its own options; labels reach it scaled, wavelengths in float64 Angstrom.
-    """
-
-    #: whether it must be trained on whole spectra
-    all_pixels: bool
-    #: whether `solver()` gives its weights without steps of an optimiser
-    closed_form: bool
-    #: how the names of weights begin that stay in float32, labels too, when the rest is bfloat16
-    float32_part: str | None
-    #: the options that rebuild it
-    config: dict[str, Any]
-
-    @property
-    def matrices(self) -> list[str]:
-        """Names of the weights that Muon may update: those between hidden layers."""
-
-    def relabel(self, M: Tensor, c: Tensor) -> None:
-        """Take labels that give the old ones by ``old = M @ new + c``, in place.
-
-        Labels that no old one depends on have no effect at first.
-        """
-
-    def __call__(self, labels: Tensor, wavelength: Tensor) -> Tensor:
-        """Return flux (n_spec, n_pix)."""
-
-    def evaluate(self, labels: Tensor, wavelength: Tensor, *, chunk: int) -> Tensor:
-        """Return the same in bounded memory: at most about `chunk` fluxes at a time."""
-
 
 NETWORKS: dict[str, type[nn.Module]] = {
     "transformer": Transformer, "mlp": MLP, "cnn": CNN, "cannon": Cannon,
@@ -66,12 +51,15 @@ def build(kind: str, n_label: int, wavelength: Tensor, **options: Any) -> nn.Mod
     Raises
     ------
     ValueError
-        For an unknown kind or option, listing the valid kinds.
+        For an unknown kind or option, listing the valid kinds; for options that make no network,
+        and fewer than two pixels.
     """
     if kind not in NETWORKS:
         raise ValueError(f"unknown network {kind!r}; valid: {', '.join(NETWORKS)}")
     if wrong := [name for name in options if name not in options_of(kind)]:
         raise unknown_names(wrong, options_of(kind), what=f"option of {kind}")
+    if len(wavelength) < 2:
+        raise ValueError(f"a network needs two pixels or more, got {len(wavelength)}")
     try:
         return NETWORKS[kind](n_label, wavelength, **options)
     except TypeError as error:

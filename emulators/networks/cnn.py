@@ -33,7 +33,7 @@ class CNN(FixedPixels):
         Neurons of the layer before the sequence.
     """
 
-    #: convolutions are no matrices
+    #: those of the dense layers, the first, which takes the labels, too: convolutions are none
     matrices: tuple[str, ...] = ("dense.0.weight", "dense.2.weight")
 
     def __init__(

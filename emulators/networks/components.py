@@ -52,6 +52,11 @@ class Components(FixedPixels):
         Number of hidden layers; all but the first add to what came before.
     components : int, optional
         At most as many as there are pixels; 576, or as many as there are, by default.
+
+    Raises
+    ------
+    ValueError
+        For no hidden layer, no component, or more components than pixels.
     """
 
     share: Tensor
@@ -62,6 +67,11 @@ class Components(FixedPixels):
     ) -> None:
         super().__init__(wavelength)
         components = min(576, len(wavelength)) if components is None else components
+        if layers < 1:
+            raise ValueError(f"layers must be at least 1, got {layers}")
+        if not 1 <= components <= len(wavelength):
+            raise ValueError(f"components must be at least 1 and at most the {len(wavelength)} "
+                             f"pixels, got {components}")
         deeper = [Layer(hidden) for _ in range(layers - 1)]
         self.body = nn.Sequential(nn.Linear(n_label, hidden), nn.SiLU(), *deeper,
                                   nn.Linear(hidden, components))
@@ -72,7 +82,7 @@ class Components(FixedPixels):
 
     @property
     def matrices(self) -> list[str]:
-        """Names of the weights of the hidden layers."""
+        """Names of the weights between hidden layers."""
         return [n for n, p in self.body.named_parameters(prefix="body") if p.ndim == 2][1:-1]
 
     def relabel(self, M: Tensor, c: Tensor) -> None:

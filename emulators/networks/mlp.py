@@ -27,12 +27,19 @@ class MLP(FixedPixels):
         Width of the hidden layers.
     layers : int
         Number of hidden layers.
+
+    Raises
+    ------
+    ValueError
+        For no hidden layer.
     """
 
     def __init__(
         self, n_label: int, wavelength: Tensor, *, hidden: int = 300, layers: int = 2
     ) -> None:
         super().__init__(wavelength)
+        if layers < 1:
+            raise ValueError(f"layers must be at least 1, got {layers}")
         widths = [n_label] + [hidden] * layers
         hidden_layers: list[nn.Module] = []
         for i, o in pairwise(widths):
@@ -42,7 +49,7 @@ class MLP(FixedPixels):
 
     @property
     def matrices(self) -> list[str]:
-        """Names of the weights of the hidden layers."""
+        """Names of the weights of the hidden layers, the first, which takes the labels, too."""
         return [n for n, p in self.body.named_parameters(prefix="body") if p.ndim == 2][:-1]
 
     def relabel(self, M: Tensor, c: Tensor) -> None:

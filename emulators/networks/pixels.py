@@ -40,16 +40,19 @@ class FixedPixels(nn.Module):
         Raises
         ------
         ValueError
-            For a wavelength that is not one of the training pixels, unless
-            ``interpolate`` is set: then the flux is linear between them.
+            For a wavelength between training pixels, unless ``interpolate`` is set: then the
+            flux is linear between them, in its derivative at a pixel too.  Beyond the ends it
+            is that of the last pixel: :class:`emulators.Emulator` refuses such wavelengths.
         """
         depth = self.depth(labels)
         # Near 1, bfloat16 could not tell fluxes apart by less than 0.004.
         flux = 1.0 - (depth.float() if depth.dtype == torch.bfloat16 else depth)
-        if wavelength.shape == self.wavelength.shape and torch.equal(wavelength, self.wavelength):
-            return flux
-        if (first := self._run(wavelength)) is not None:
-            return flux[..., first:first + len(wavelength)]
+        if not (self.interpolate and wavelength.requires_grad):  # pixels alone have no slope
+            if wavelength.shape == self.wavelength.shape and torch.equal(
+                    wavelength, self.wavelength):
+                return flux
+            if (first := self._run(wavelength)) is not None:
+                return flux[..., first:first + len(wavelength)]
         right = torch.searchsorted(self.wavelength, wavelength.contiguous())
         right = right.clamp(1, len(self.wavelength) - 1)
         left = right - 1
@@ -74,6 +77,9 @@ class FixedPixels(nn.Module):
         return first if same else None
 
     def evaluate(self, labels: Tensor, wavelength: Tensor, *, chunk: int) -> Tensor:
-        """Return what :meth:`forward` returns, for as many stars at once as make a chunk."""
+        """Return what :meth:`forward` returns, for as many stars at once as have 64 chunks.
+
+        All pixels of a star come together, of one at least.
+        """
         stars = max(1, 64 * chunk // len(self.wavelength))
         return torch.cat([self(some, wavelength) for some in torch.split(labels, stars)])

@@ -177,7 +177,7 @@ class Transformer(nn.Module):
         label_inputs: int | None = None,
     ) -> None:
         super().__init__()
-        if dim % heads:
+        if heads < 1 or dim % heads:
             raise ValueError(f"dim must be a multiple of heads, got {dim} and {heads}")
         if residual not in ("residual", "prenorm"):
             raise ValueError(f"unknown residual {residual!r}; valid: residual, prenorm")
@@ -220,7 +220,7 @@ class Transformer(nn.Module):
 
     @property
     def matrices(self) -> list[str]:
-        """Names of the weights between hidden layers."""
+        """Names of the weights of the blocks and, with `tokens`, of what makes these of labels."""
         return [n for n, p in self.named_parameters() if p.ndim == 2 and
                 n.startswith(("blocks.", "embed_labels.0.", "embed_labels.2."))]
 

@@ -175,18 +175,18 @@ class Distribution:
                                        {n: -c for n, c in (low.coefficients or {}).items()}))
                 terms = {n: c for n, c in (gap.coefficients or {}).items() if c}
                 where: dict[str, float] = {}
-                if terms:
+                if mentioned := low.names | high.names:
                     A, b = _faces(before)
                     names = [d.name for d in before]
                     result = linprog([terms.get(n, 0.0) for n in names], A_ub=A, b_ub=b,
                                      bounds=(None, None))
-                    where = {n: x for n, x in zip(names, result.x, strict=True) if n in terms}
-                if Affine(gap.constant, terms)(where) < -1e-9:
+                    where = {n: x for n, x in zip(names, result.x, strict=True)
+                             if n in mentioned}
+                if gap(where) < -1e-9:
                     at = ", ".join(f"{n} = {x:g}" for n, x in where.items())
                     raise ValueError(
                         f"{drawn.key} is impossible{f' where {at}' if at else ''}: its lower "
-                        f"limit is {low(where) if where else low.constant:g}, its upper limit "
-                        f"{high(where) if where else high.constant:g}"
+                        f"limit is {low(where):g}, its upper limit {high(where):g}"
                     )
             before.append(drawn)
 

@@ -296,6 +296,13 @@ def leave_out(bundle: Path) -> None:
     (bundle / "bundle_integrity.json").write_text(json.dumps(manifest))
 
 
+def call_nothing(bundle: Path) -> None:
+    """Let the manifest have no name of its own."""
+    manifest = json.loads((bundle / "bundle_integrity.json").read_text())
+    del manifest["bundle_id"]
+    (bundle / "bundle_integrity.json").write_text(json.dumps(manifest))
+
+
 def lead_away(bundle: Path) -> None:
     """Let the manifest name a file elsewhere."""
     manifest = (bundle / "bundle_integrity.json").read_text()
@@ -310,6 +317,7 @@ def lead_away(bundle: Path) -> None:
     (lambda b: (b / "metadata.json").unlink(), "metadata.json is missing: fetch the bundle again"),
     (lambda b: shutil.rmtree(b / "weights"), "weights.safetensors is missing: fetch the bundle"),
     (lambda b: (b / "bundle_integrity.json").unlink(), "bundle_integrity.json is missing, without"),
+    (call_nothing, "its manifest has no bundle_id: fetch the bundle again"),
     (leave_out, "its manifest lists no weights/weights.safetensors"),
     (lead_away, "must lie in the folder itself"),
 ])
@@ -319,6 +327,11 @@ def test_a_damaged_bundle_is_refused(
     damage(bundle)
     with pytest.raises(ValueError, match=f"theirs': .*{sentence}"):
         emulators.load(bundle, medium="air")
+
+
+def test_a_bundle_may_say_nothing_of_its_origin(bundle: Path) -> None:
+    change(bundle, "provenance", to=None)
+    assert emulators.load(bundle, medium="vacuum").provenance["bundle"]["version"] is None
 
 
 def test_an_emulator_of_ours_is_told_nothing(emulator: Emulator, tmp_path: Path) -> None:

@@ -114,6 +114,29 @@ def test_defaults_that_init_brings_are_left_to_it(edited: Callable[..., Config])
     assert not {"network", "options"} & set(config.runs["tuned"])
 
 
+def test_defaults_of_adapters_are_for_runs_that_adapt(edited: Callable[..., Config]) -> None:
+    config = edited("steps = 12", 'steps = 12\nmode = "lora"\nlora = { rank = 3 }')
+    assert not {"mode", "lora"} & set(config.runs["base"])
+    assert config.runs["tuned"]["lora"] == {"rank": 2, "dropout": 0.2}
+    full = edited('mode = "lora"\nlora = { rank = 2, dropout = 0.2 }', 'mode = "full"')
+    assert full.runs["tuned"]["mode"] == "full"
+
+
+def test_as_many_components_may_be_asked_for_as_a_grid_has_pixels(
+    edited: Callable[..., Config]
+) -> None:
+    config = edited("options = { dim = 16, layers = 2, heads = 2, n_period = 16, head = 32 }",
+                    'network = "components"\noptions = { components = 600 }')
+    assert config.runs["base"]["options"] == {"components": 600}
+
+
+def test_runs_follow_one_another_as_in_the_file(
+    two: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("emulators.config.train", lambda **settings: settings["name"])
+    assert list(Config.read(two).train(tmp_path, only=["tuned", "base"])) == ["base", "tuned"]
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes()
             for p in sorted(folder.rglob("*")) if p.is_file()}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
-from emulators.conversion.labels import from_file_names, known_label
+from emulators.conversion.labels import from_columns, from_file_names, known_label
 
 
 @pytest.mark.parametrize(("column", "label"), [
@@ -27,3 +28,11 @@ def test_a_column_is_a_known_label_only_beyond_doubt(column: str, label: str | N
 def test_a_bad_pattern_gets_one_sentence(pattern: str, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         from_file_names(["t4500.txt"], pattern)
+
+
+@pytest.mark.parametrize(("name", "label"), [
+    ("Teff=temp", "teff"), (" fe_h =g", "fe_h"), ("Alpha Mass = g", "alpha_mass"), (" g ", "g"),
+])
+def test_a_label_that_is_asked_for_has_a_name_of_ours(name: str, label: str) -> None:
+    columns = {"temp": np.ones(3), "g": np.zeros(3)}
+    assert from_columns(columns, [name]).names == (label,)

@@ -10,7 +10,7 @@ import torch
 from click.testing import CliRunner
 from scipy.ndimage import gaussian_filter1d
 
-from emulators import distill, lessons, load, measure_errors, train
+from emulators import Recipe, distill, lessons, load, measure_errors, train
 from emulators.cli import main
 from emulators.drawing import uniform
 from emulators.labels import Domain, LabelSet
@@ -204,7 +204,9 @@ def test_interrupted_lessons_go_on_as_if_they_had_not_been(teacher, tmp_path, mo
     ({"instrument": 4000.0, "resolution": 6000.0}, "not both"),
     ({"spectra": 0}, "whole number"),
     ({"options": {"width": 3}}, "width"),
-    ({"options": {"components": 900}}, "components = 900 are more than the 200 pixels"),
+    ({"options": {"components": 900}}, "at most the 200 pixels, got 900"),
+    ({"options": {"layers": 0}}, "layers must be at least 1, got 0"),
+    ({"wavelength": (5170.0, 5170.01)}, "fewer than two pixels of 'small' lie between 5170 and"),
     ({"step": 3}, "step"),
 ])
 def test_wrong_wishes_are_refused_before_anything_is_written(
@@ -212,6 +214,26 @@ def test_wrong_wishes_are_refused_before_anything_is_written(
     with pytest.raises(ValueError, match=message):
         distill(teacher, out=tmp_path / "run", **{"progress": False, "spectra": 64, **wrong})
     assert not (tmp_path / "run").exists()
+
+
+def test_the_seed_of_a_recipe_is_that_of_the_lessons(teacher, tmp_path) -> None:
+    settings = {**FAST, "steps": 2, "spectra": 64}
+    distill(teacher, out=tmp_path / "recipe", recipe=Recipe(seed=7), **settings)
+    assert json.loads((tmp_path / "recipe" / "lessons.json").read_text())["seed"] == 7
+    distill(teacher, out=tmp_path / "both", recipe=Recipe(seed=7), seed=3, **settings)
+    assert json.loads((tmp_path / "both" / "lessons.json").read_text())["seed"] == 3
+
+
+def test_fluxes_that_do_not_fit_are_counted(teacher, tmp_path, monkeypatch, caplog) -> None:
+    def spectra(view, labels):
+        flux = torch.ones(len(labels), len(view.pixels))
+        flux[0, :3] = torch.tensor([1.3, -0.1, -1e-6])
+        return flux
+
+    monkeypatch.setattr(View, "spectra", spectra)
+    view = View(teacher, *teacher.wavelength_range, None)
+    lessons.write_lessons(view, tmp_path, spectra=128, seed=0, resume=False, progress=False)
+    assert "6 fluxes of the lessons lie outside 0 to 1.2" in caplog.text
 
 
 def test_from_the_command_line(teacher, tmp_path) -> None:

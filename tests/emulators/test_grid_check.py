@@ -280,6 +280,9 @@ def test_a_picture_is_drawn_of_any_grid(
     assert varying(Grid(path)) == ["teff"]
     figure = plot_grid(Grid(path))
     assert "1 of 4 labels vary" in figure.subfigs[0].get_suptitle()
+    with h5py.File(path, "r+") as file:
+        file["labels"][...] = 0.0
+    assert "0 of 4 labels vary" in plot_grid(Grid(path)).subfigs[0].get_suptitle()
 
 
 def test_a_picture_without_matplotlib_says_what_to_install(

@@ -325,6 +325,8 @@ def test_adapters_are_a_small_file_of_rank_times_width_numbers(
      r"unknown setting of lora 'ranks' \(did you mean rank\?\); valid: rank, alpha, targets"),
     ({"mode": "lora", "init": "base", "lora": {"rank": 0}},
      "rank must be an integer of at least 1, got 0"),
+    ({"mode": "lora", "init": "base", "lora": {"targets": 5}},
+     "targets must be a word or a list of words, got 5"),
     ({"mode": "lora", "init": "base", "lora": {"targets": ["queries"]}},
      r"no linear layer matches 'queries'; there are: .*blocks\.0\.query"),
 ])

@@ -59,6 +59,36 @@ def test_when_asked_it_interpolates_linearly(mlp: MLP, labels: Tensor) -> None:
     np.testing.assert_allclose(mlp(labels, at).detach(), expected, atol=1e-6)
 
 
+def test_interpolated_it_has_a_slope_in_the_wavelength_at_its_pixels_too(
+    mlp: MLP, labels: Tensor
+) -> None:
+    mlp.interpolate = True
+    at = PIXELS.clone().requires_grad_()
+    flux = mlp(labels[:1], at)
+    slope, = torch.autograd.grad(flux.sum(), at)
+    expected = torch.diff(flux[0].double()) / torch.diff(PIXELS)
+    torch.testing.assert_close(slope[1:], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("kind", "options", "sentence"), [
+    ("transformer", {"heads": 0}, "dim must be a multiple of heads, got 64 and 0"),
+    ("mlp", {"layers": 0}, "layers must be at least 1, got 0"),
+    ("components", {"layers": 0}, "layers must be at least 1, got 0"),
+    ("components", {"components": 51}, "at least 1 and at most the 50 pixels, got 51"),
+    ("components", {"components": 0}, "at least 1 and at most the 50 pixels, got 0"),
+])
+def test_options_that_make_no_network_are_refused(
+    kind: str, options: dict[str, int], sentence: str
+) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        build(kind, 3, PIXELS, **options)
+
+
+def test_one_pixel_is_no_spectrum() -> None:
+    with pytest.raises(ValueError, match="needs two pixels or more, got 1"):
+        build("transformer", 3, PIXELS[:1])
+
+
 def test_unknown_networks_and_options_are_refused() -> None:
     valid = "transformer, mlp, cnn, cannon, components"
     with pytest.raises(ValueError, match=f"unknown network 'forest'; valid: {valid}"):

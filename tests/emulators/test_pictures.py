@@ -85,7 +85,7 @@ def test_sensitivity_counts_the_resolution_that_the_emulator_has(emulator: Emula
 
 def test_a_resolution_needs_pixels_even_in_ln_wavelength(emulator: Emulator) -> None:
     emulator.pixels = np.linspace(*emulator.wavelength_range, 200)
-    with pytest.raises(ValueError, match="are not uniform in .*: leave resolution out"):
+    with pytest.raises(ValueError, match=r"are not uniform in .*: leave resolution out"):
         sensitivity(emulator, STAR, resolution=10_000)
 
 

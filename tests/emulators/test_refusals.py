@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 import pytest
 import torch
 
-from emulators import Emulator, Grid, Recipe, load, train
+from emulators import Emulator, Grid, LabelSet, Recipe, load, train
 from emulators.batches import Batch
 from emulators.objective import Objective
+from emulators.run import Run
 
 Settings = dict[str, Any]
 Same = Callable[[Emulator, Emulator], bool]
@@ -54,6 +58,21 @@ def test_settings_that_would_train_away_from_the_data_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=sentence):
         Recipe(**setting)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    recipe = Recipe(steps=np.int64(3), clip=np.float32(0.5), betas=tuple(np.float32([0.5, 0.75])))
+    assert recipe == Recipe(steps=3, clip=0.5, betas=(0.5, 0.75))
+    assert json.loads(json.dumps(asdict(recipe)))["steps"] == 3
+    with pytest.raises(ValueError, match="steps must be a whole number, got True"):
+        Recipe(steps=True)
+
+
+def test_a_scale_in_other_units_is_refused(grid: Grid, short: Settings) -> None:
+    own = grid.label_set
+    scale = LabelSet(own.names, ("kK", *own.units[1:]), own.low, own.high)
+    with pytest.raises(ValueError, match=r"labels= has other units .*: teff in kK \(K in the grid"):
+        train(grid, labels=scale, **short)
 
 
 @pytest.mark.parametrize("optimiser", ["muon", "adamw"])
@@ -148,3 +167,12 @@ def test_tensorboard_that_is_not_installed_is_said_to_be_missing(
         train(grid, out=tmp_path, tensorboard=True, **short)
     with pytest.raises(ValueError, match="tensorboard=True needs out="):
         train(grid, tensorboard=True, **short)
+
+
+def test_a_solution_in_closed_form_is_written_for_tensorboard_too(
+    grid: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boards = []
+    monkeypatch.setattr(Run, "tensorboard", lambda run: nullcontext(boards.append(run)))
+    train(grid, network="cannon", out=tmp_path, tensorboard=True, progress=False)
+    assert len(boards) == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -250,6 +251,15 @@ def test_a_run_is_resumed_with_its_own_recipe_and_network_only(
         train(grid, out=tmp_path, resume=True, **{**short, "steps": 40})
     with pytest.raises(ValueError, match="begun with another network"):
         train(grid, out=tmp_path, resume=True, **{**short, "options": {"dim": 8, "heads": 2}})
+
+
+def test_a_run_that_lost_its_best_state_is_not_gone_on_with(
+    grid: Grid, tmp_path: Path, short: Settings
+) -> None:
+    train(grid, out=tmp_path, **short)
+    shutil.rmtree(tmp_path / "best")
+    with pytest.raises(FileNotFoundError, match="best', the best state so far, is gone: put it"):
+        train(grid, out=tmp_path, resume=True, **short)
 
 
 def test_a_damaged_checkpoint_is_refused(grid: Grid, tmp_path: Path, short: Settings) -> None:

@@ -80,6 +80,8 @@ def test_a_longer_grid_keeps_the_validation_spectra_of_a_shorter_one(
      r"labels.logg is impossible where teff = 6500: its lower limit is 3, its upper limit 2"),
     ("labels", "logg", {"uniform": [3.0, 4.0], "at_most": 2.0},
      "labels.logg is impossible: its lower limit is 3, its upper limit 2"),
+    ("labels", "logg", {"on": "teff", "uniform": [3.0, 4.0], "at_most": {"teff": 1.0}},
+     r"labels.logg is impossible where teff = [\d.]+: its lower limit is \d+, its upper limit \d+"),
     ("labels", "logg", {"on": "gravity"}, "labels.logg.*'gravity'"),
     ("labels", "fe_h", {"on": "na_h"}, "depends on itself, through"),
     ("labels", "unobtainium_h", 0.0, "'unobtainium_h'"),

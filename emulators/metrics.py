@@ -131,6 +131,12 @@ def evaluate(
 
     Unknown fluxes (NaN) and pixels of weight 0 are left out.
 
+    Parameters
+    ----------
+    emulator : Emulator
+    grid : Grid or path
+    split : {"train", "validation", "test"}
+
     Returns
     -------
     dict

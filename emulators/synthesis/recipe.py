@@ -75,6 +75,8 @@ class GridRecipe:
     ----------
     settings : dict of str to dict
         The tables but for the labels, with their defaults.
+    labels : dict
+        The tables ``labels`` and ``elements`` as they were given.
     distribution : Distribution
     solar_scale : str
     m_h, alpha_m : Affine

@@ -84,8 +84,14 @@ def synthesize(
     ------
     FileExistsError
         When `out` is there, and it is not to be extended.
+    FileNotFoundError
+        When the recipe, a file that it names, or the folder of `out` is missing.
     ValueError
         When what is there is of another recipe, or not one spectrum could be made.
+    RuntimeError
+        When the selection of lines ended its process, or samples did not come back.
+    OSError
+        When no scheduler answers, or it goes away.
     ModuleNotFoundError
         Without the extra ``stellarfit[synthesis]``.
 

@@ -28,7 +28,9 @@ MOST, LEARNT = 8, 3_000
 def card(
     emulator: Emulator, grid: Grid | str | Path, *, split: str = "validation", bins: int = 4
 ) -> dict[str, Any]:
-    """Measure an emulator on a split of a grid, all but the smoothness where it is judged.
+    """Measure an emulator on a split of a grid.
+
+    Unknown fluxes (NaN) and pixels of weight 0 are left out.
 
     Parameters
     ----------

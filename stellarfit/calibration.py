@@ -21,9 +21,8 @@ import torch
 from numpy.typing import NDArray
 
 from emulators import Emulator
-from emulators.files import atomic_write
 from stellarfit.doppler import SPEED_OF_LIGHT
-from stellarfit.hdf5 import opened, write_arrays
+from stellarfit.hdf5 import in_memory, opened, write_arrays
 from stellarfit.result import FitResult
 
 if TYPE_CHECKING:
@@ -86,9 +85,7 @@ class Calibration:
 
     def save(self, path: str | Path) -> Path:
         """Write the calibration to an HDF5 file with checksums, whole or not at all."""
-        import h5py
-
-        with atomic_write(path) as temporary, h5py.File(temporary, "w") as file:
+        with in_memory(path) as file:
             file.attrs["format"] = FORMAT
             file.attrs["state"] = json.dumps(
                 {"star": self.star, "labels": self.labels, "emulator": self.emulator})
@@ -126,7 +123,7 @@ def calibrate(
     free : tuple of str
         What is fitted nevertheless.
     **fit_options
-        Of :func:`stellarfit.fit`.
+        Of :func:`stellarfit.fit`, all but `fixed` and `emulator_error`.
 
     Returns
     -------
@@ -134,19 +131,25 @@ def calibrate(
     FitResult
         Of the fit it was taken from.
 
+    Raises
+    ------
+    ValueError, FileNotFoundError
+        As :func:`stellarfit.fit`.
+
     Examples
     --------
     >>> sun = {"teff": 5772, "logg": 4.438, "vmic": 1.0, "fe_h": 0.0}
-    >>> mask, fit = calibrate("sun.fits", labels=sun, instrument="harps")  # doctest: +SKIP
-    >>> mask.save("sun.h5")                                                # doctest: +SKIP
+    >>> calibration, fit = calibrate(
+    ...     "sun.fits", labels=sun, instrument="harps")                    # doctest: +SKIP
+    >>> calibration.save("sun.h5")                                         # doctest: +SKIP
     """
-    import emulators
     from stellarfit.fitting import fit
-    from stellarfit.preparing import DEFAULT_EMULATOR
+    from stellarfit.preparing import DEFAULT_EMULATOR, loaded
 
-    emulator = fit_options.pop("emulator", DEFAULT_EMULATOR)
-    if not isinstance(emulator, Emulator):
-        emulator = emulators.load(emulator)
+    if taken := [n for n in ("fixed", "emulator_error") if n in fit_options]:
+        raise ValueError(f"{', '.join(taken)}: a calibration decides that itself; say what is "
+                         "known of the star with labels=")
+    emulator = loaded(fit_options.pop("emulator", DEFAULT_EMULATOR))
     result = fit(spectrum, flux, fixed=dict(labels), free=list(free), emulator=emulator,
                  emulator_error=False, **fit_options)
     residual = at_rest(result, emulator)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stellarfit.cli_options import FAILURES, given, names, numbers, pictures, settings_options
-from stellarfit.naming import stem_of
+from stellarfit.naming import harmless, stem_of
 from stellarfit.report.cli import report_command
 from stellarfit.survey.cli import survey_command
 
@@ -342,10 +342,10 @@ def _read(group: list[str], medium: str | None, targets: tuple[str, ...]) -> dic
     stars = stellarfit.read_all(group[0], **known)
     if not targets:
         return {stem: next(iter(stars.values()))} if len(stars) == 1 else {
-            f"{stem}-{name}": star for name, star in stars.items()}
+            f"{stem}-{harmless(name)}": star for name, star in stars.items()}
     if missing := [t for t in targets if t not in stars]:
         raise ValueError(f"no target {', '.join(missing)}; the file has {', '.join(stars)}")
-    return {f"{stem}-{t}": stars[t] for t in targets}
+    return {f"{stem}-{harmless(t)}": stars[t] for t in targets}
 
 
 def _report(where: str, error: Exception) -> str:

@@ -16,6 +16,7 @@ from emulators import Emulator
 from emulators.labels import is_abundance
 from stellarfit import optimize
 from stellarfit.calibration import Calibration
+from stellarfit.observation import as_list
 from stellarfit.parameters import stage_of
 from stellarfit.preparing import DEFAULT_EMULATOR, in_batches
 from stellarfit.priors import Prior
@@ -142,9 +143,13 @@ def fit_batch(
     Raises
     ------
     ValueError
-        As :func:`fit`, and for spectra on other wavelengths than the first.
+        As :func:`fit`, for spectra on other wavelengths than the first, and a single spectrum.
+
+    Examples
+    --------
+    >>> results = fit_batch(["a.fits", "b.fits"], instrument="harps")   # doctest: +SKIP
     """
-    return _fit(list(spectra), None, method,
+    return _fit(as_list(spectra), None, method,
                 weighting=Weighting(emulator_error, jitter, robust, correlation), **options)
 
 

@@ -5,6 +5,7 @@ damaged says so when it is opened to be read.
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,7 +49,7 @@ def in_memory(path: str | Path) -> Iterator[Any]:
 
 @contextmanager
 def opened(path: str | Path, what: str, format: str) -> Iterator[Any]:
-    """Give a file of a format, such as ``stellarfit fit 1``, that holds a ``result``.
+    """Give a file of a format, such as ``stellarfit-result-2``, that holds a ``result``.
 
     Raises
     ------
@@ -67,5 +68,5 @@ def opened(path: str | Path, what: str, format: str) -> Iterator[Any]:
             if file.attrs.get("format") != format:
                 raise ValueError(f"'{path}' is not a {format}")
             yield file
-    except (OSError, KeyError) as error:
+    except (OSError, LookupError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"'{path}' is not a readable {what}: {error}") from error

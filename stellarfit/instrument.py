@@ -134,9 +134,10 @@ def from_file(path: str | Path) -> Instrument:
     if not path.is_file():
         raise FileNotFoundError(f"no table of resolution at '{path}'")
     try:
-        text = path.read_text()
-        columns = np.loadtxt(text.splitlines(), delimiter="," if "," in text else None,
-                             ndmin=2) if text.strip() else np.empty((0, 2))
+        lines = [line.partition("#")[0] for line in path.read_text().splitlines()]
+        rows = [line for line in lines if line.strip()]
+        comma = "," if any("," in row for row in rows) else None
+        columns = np.loadtxt(rows, delimiter=comma, ndmin=2) if rows else np.empty((0, 2))
     except ValueError as error:
         raise ValueError(f"'{path}' is no table of resolution: {error}") from error
     if columns.size == 0:

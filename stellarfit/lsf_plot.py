@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def plot_lsf(
     --------
     >>> plot_lsf("harps", "harps.png")                                    # doctest: +SKIP
     """
-    number = isinstance(instrument, (int, float))
+    number = isinstance(instrument, Real)
     one = instrument_for(**{"resolution" if number else "instrument": instrument})  # type: ignore[arg-type]
     span = _span(one, wavelength)
     figure = new_figure(10, 4.2)

@@ -127,7 +127,8 @@ def as_spectrum(spectrum: Any, flux: Any = None, **options: Any) -> Spectrum:
     if hasattr(spectrum, "spectral_axis"):
         return from_specutils(spectrum, **_known(options, ("medium",), "a specutils Spectrum"))
     if hasattr(spectrum, "wavelength") and hasattr(spectrum, "flux"):
-        own = {"mask": getattr(spectrum, "mask", None), "medium": getattr(spectrum, "medium", None)}
+        own = {k: getattr(spectrum, k, None) for k in ("mask", "medium")}
+        own = {k: None if callable(v) else v for k, v in own.items()}  # a method of pandas
         if "ivar" not in options:
             own["uncertainty"] = getattr(spectrum, "flux_err", None)
         spectrum, flux, options = spectrum.wavelength, spectrum.flux, {**own, **options}
@@ -136,6 +137,13 @@ def as_spectrum(spectrum: Any, flux: Any = None, **options: Any) -> Spectrum:
     return Spectrum(spectrum, flux, **_known(
         options, ("ivar", "uncertainty", "mask", "medium", "name", "meta"),
         "arrays"))
+
+
+def as_list(spectra: Any) -> list[Any]:
+    """Return stars as a list; one that is alone is refused."""
+    if isinstance(spectra, (str, Path, Spectrum, Mapping)):
+        raise ValueError("expected a list of stars; for a single one, give [star]")
+    return list(spectra)
 
 
 def _known(options: dict[str, Any], valid: Sequence[str], what: str) -> dict[str, Any]:

@@ -201,15 +201,14 @@ class Parameters:
     def at_limit(self, theta: Array, tolerance: float = 1e-3) -> list[str]:
         """Return the names of the parameters that stand at a limit.
 
-        `tolerance` is in typical sizes; vsini = 0 is the end of a scale, not a limit of
-        what we know, and does not count.
+        `tolerance` is in typical sizes; vsini = 0 and vmac = 0 are ends of a scale, not limits
+        of what we know, and do not count.
         """
         width = np.abs(self.G) @ self.scale
         rows = (self.h - self.G @ theta) < tolerance * width
         names = {self.names[i] for row in self.G[rows] for i in np.flatnonzero(row)}
-        if "vsini" in names and theta[self.names.index("vsini")] < 1.0:
-            names.remove("vsini")
-        return [n for n in self.names if n in names]
+        ends = {n for n in ("vsini", "vmac") if n in names and theta[self.names.index(n)] < 1.0}
+        return [n for n in self.names if n in names - ends]
 
 
 def make_parameters(
@@ -239,8 +238,12 @@ def make_parameters(
     ------
     ValueError
         For unknown names, listing the valid ones; a parameter both free and fixed; a label
-        without a value; and limits that nothing satisfies.
+        without a value; limits that nothing satisfies; and an emulator with a label that is a
+        stage's parameter.
     """
+    if own := [n for n in labels.names if stage_of(n)]:
+        raise ValueError(f"the emulator has {', '.join(own)} as a label: a fit broadens and shifts "
+                         "spectra itself; train on a grid without it")
     fixed, tied = dict(fixed or {}), dict(tied or {})
     for name, value in fixed.items():
         if not (isinstance(value, (int, float, np.number)) and np.isfinite(value)):
@@ -255,7 +258,7 @@ def make_parameters(
         given = {n.rsplit("_", 1)[0] for n in (*fixed, *tied)}
         free = [n for n in free if not n.endswith("_fe") or n[:-3] not in given]
         if len(arms) > 1 and all(f"rv_{a}" in (*fixed, *tied) for a in arms):
-            free.remove("rv")
+            free = [n for n in free if n != "rv"]
     if wrong := [n for n in (*free, *fixed, *tied, *tied.values()) if n not in known]:
         raise unknown_names(wrong, sorted(known), what="parameter")
     everything = [*free, *fixed, *tied]

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from emulators.files import atomic_write
 from emulators.notebook import shown
-from stellarfit.hdf5 import opened, write_arrays
+from stellarfit.hdf5 import in_memory, opened, write_arrays
 from stellarfit.parameters import STAGES, stage_of
 from stellarfit.quality import describe
 from stellarfit.resolution_matrix import PixelMatrix
@@ -37,6 +36,8 @@ def describe_parameter(name: str) -> str:
         return DESCRIPTIONS[name]
     if stage := stage_of(name):
         return f"{DESCRIPTIONS[stage]}, of arm {name.removeprefix(stage + '_')}"
+    if not name.endswith(("_h", "_fe", "_m")):
+        return name
     first, second = name.rsplit("_", 1)
     return f"abundance ratio [{first.capitalize()}/{second.capitalize()}]"
 
@@ -195,7 +196,7 @@ class FitResult:
 
     @property
     def labels(self) -> dict[str, float]:
-        """Values by name: the free parameters, then all labels of the emulator."""
+        """Values by name: all labels of the emulator and the free parameters."""
         return {**dict(zip(self.label_names, self.label_values.tolist(), strict=True)),
                 **dict(zip(self.names, self.values.tolist(), strict=True))}
 
@@ -352,10 +353,14 @@ class FitResult:
         return plot_fit(self, path)
 
     def save(self, path: str | Path) -> Path:
-        """Write the result to an HDF5 file with checksums, whole or not at all."""
-        import h5py
+        """Write the result to an HDF5 file with checksums, whole or not at all.
 
-        with atomic_write(path) as temporary, h5py.File(temporary, "w") as file:
+        Raises
+        ------
+        OSError
+            When it cannot be written; what was there stays.
+        """
+        with in_memory(path) as file:
             self.write_into(file)
         return Path(path)
 
@@ -416,6 +421,8 @@ def load_result(path: str | Path) -> FitResult:
 
 def read_from(group: Any) -> FitResult:
     """Return what :meth:`FitResult.write_into` wrote into a group of an HDF5 file."""
+    from astropy import units
+
     state = json.loads(group.attrs["state"])
     arrays = {k: group[k][()] for k in group}
     spectra = []
@@ -423,8 +430,9 @@ def read_from(group: Any) -> FitResult:
         wavelength, flux, ivar, mask = (arrays.pop(f"spectrum_{i}_{k}") for k in _OF_SPECTRUM)
         resolution, band = (arrays.pop(f"spectrum_{i}_{k}", None)
                             for k in ("resolution", "matrix"))
-        spectra.append(Spectrum(wavelength, flux, ivar=ivar, mask=mask, resolution=resolution,
-                                matrix=None if band is None else PixelMatrix(band), **described))
+        spectra.append(Spectrum(
+            units.Quantity(wavelength, "Angstrom"), flux, ivar=ivar, mask=mask,
+            resolution=resolution, matrix=None if band is None else PixelMatrix(band), **described))
         # Masked pixels lost their reasons when they were masked; the first count knew them.
         spectra[-1].meta.update(described["meta"])
     for key in ("names", "units", "label_names", "arms"):

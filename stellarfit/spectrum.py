@@ -234,7 +234,9 @@ class Spectrum:
 
     @property
     def frame(self) -> str:
-        """Whose velocity rv is relative to: barycentric, heliocentric, topocentric or unknown."""
+        """Whose velocity rv is relative to: barycentric, heliocentric, topocentric, stellar rest
+        (APOGEE's combined spectra, whose rv is about zero) or unknown.
+        """
         return str(self.meta.get("frame", "unknown"))
 
     def to_specutils(self) -> Any:

@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from emulators.files import atomic_write
-from stellarfit.hdf5 import opened, write_arrays
+from stellarfit.hdf5 import in_memory, opened, write_arrays
 from stellarfit.posterior.samplers import Sampler
 from stellarfit.result import FitResult
 
@@ -29,9 +28,7 @@ def checksum(fit: FitResult) -> str:
 
 def keep(running: Sampler, path: str | Path, identity: Mapping[str, Any]) -> None:
     """Write the chains and how to go on with them."""
-    import h5py
-
-    with atomic_write(path) as temporary, h5py.File(temporary, "w") as file:
+    with in_memory(path) as file:
         file.attrs["format"] = FORMAT
         file.attrs["identity"] = json.dumps(identity, default=str)
         write_arrays(file, {"chain": running.chain, "log_probability": running.log_probability})

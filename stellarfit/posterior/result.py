@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from emulators.files import atomic_write
 from emulators.labels import is_abundance
 from emulators.notebook import shown
-from stellarfit.hdf5 import opened, write_arrays
+from stellarfit.hdf5 import in_memory, opened, write_arrays
 from stellarfit.posterior.diagnostics import Diagnosis, inside
 from stellarfit.posterior.jitter import NAME
 from stellarfit.result import FitResult, describe_parameter, read_from
@@ -281,27 +281,28 @@ class Posterior:
         ValueError
             For a path without a suffix.
         """
-        import h5py
-
         if not Path(path).suffix:
             raise ValueError(f"the suffix of '{path}' should say the format: .h5, .nc, .ecsv, ...")
+        if Path(path).suffix in (".h5", ".hdf5"):
+            with in_memory(path) as file:
+                self._write_into(file)
+            return Path(path)
         with atomic_write(path) as temporary:
             if Path(path).suffix == ".nc":
                 self.to_arviz().to_netcdf(temporary)
-            elif Path(path).suffix in (".h5", ".hdf5"):
-                with h5py.File(temporary, "w") as file:
-                    file.attrs["format"] = FORMAT
-                    d = self.diagnosis
-                    file.attrs["diagnosis"] = json.dumps(
-                        {k: getattr(d, k) for k in ("acceptance", "divergences", "stuck",
-                                                    "burn_in", "reasons")})
-                    write_arrays(file, {
-                        "chain": self.chain, "log_probability": self.log_probability,
-                        "tau": d.tau, "ess": d.ess, "rhat": d.rhat, "predicted": self.predicted})
-                    self.fit.write_into(file.create_group("fit"))
             else:
                 self.to_table().write(temporary)
         return Path(path)
+
+    def _write_into(self, file: Any) -> None:
+        d = self.diagnosis
+        file.attrs["format"] = FORMAT
+        told = ("acceptance", "divergences", "stuck", "burn_in", "reasons")
+        file.attrs["diagnosis"] = json.dumps({k: getattr(d, k) for k in told})
+        write_arrays(file, {
+            "chain": self.chain, "log_probability": self.log_probability, "tau": d.tau,
+            "ess": d.ess, "rhat": d.rhat, "predicted": self.predicted})
+        self.fit.write_into(file.create_group("fit"))
 
 
 def digits_of(low: float, high: float, figures: int = 2) -> int:

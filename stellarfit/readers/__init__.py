@@ -21,10 +21,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+from stellarfit.naming import stem_of
 from stellarfit.readers.content import Content, read_bytes
-from stellarfit.readers.fits import content_of, load, read_fits
+from stellarfit.readers.fits import READ_ALL, content_of, load, read_fits
 from stellarfit.readers.many import MANY
 from stellarfit.readers.tables import TableOfSpectra, is_table
 from stellarfit.readers.text import read_ecsv, read_text
@@ -86,9 +86,18 @@ def read(
         return _spectrum(content, path, medium)
     except ValueError as error:
         raise ValueError(f"'{path}': {error}") from error
+    except (LookupError, TypeError) as error:
+        raise _lacking(path, error) from error
 
 
-def read_all(path: str | Path, **options: Any) -> dict[str, Spectrum | dict[str, Spectrum]]:
+def _lacking(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"'{path}' lacks what files of its kind have: {error}")
+
+
+def read_all(
+    path: str | Path, *, medium: str | None = None, format: str | None = None,
+    hdu: int | str | None = None,
+) -> dict[str, Spectrum | dict[str, Spectrum]]:
     """Read every star in a file, by name.
 
     Parameters
@@ -98,14 +107,21 @@ def read_all(path: str | Path, **options: Any) -> dict[str, Spectrum | dict[str,
         have an arm each in b, r and z with its resolution matrix; a LAMOST
         star at medium resolution, with arms b and r; a PypeIt spec1d file; an IRAF multispec
         image, whose orders are arms; or anything that :func:`read` takes, which is one star.
-    **options
-        Of :func:`read`.
+    medium, format, hdu
+        As of :func:`read`; the latter two are of files of one star.
 
     Returns
     -------
     dict
         Spectra, or mappings of arms, as :func:`stellarfit.fit` takes them; a target of which
         no arm has a good pixel is an empty mapping.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError
+        As :func:`read`.
+    ModuleNotFoundError
+        For Parquet without pyarrow.
 
     Examples
     --------
@@ -115,31 +131,35 @@ def read_all(path: str | Path, **options: Any) -> dict[str, Spectrum | dict[str,
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no spectrum at '{path}'")
-    if is_table(path):
+    if hdu is None and format is None and is_table(path):
         found: dict[str, Spectrum | dict[str, Spectrum]] = {}
-        for row, star in enumerate(TableOfSpectra(path, options.get("medium"))):
+        for row, star in enumerate(TableOfSpectra(path, medium)):
             found[star.name if star.name not in found else f"{star.name}_{row}"] = star
         return found
-    return stars_of(path, **options)
+    return stars_of(path, medium=medium, format=format, hdu=hdu)
 
 
-def stars_of(path: Path, **options: Any) -> dict[str, Spectrum | dict[str, Spectrum]]:
+def stars_of(
+    path: Path, *, medium: str | None = None, format: str | None = None,
+    hdu: int | str | None = None,
+) -> dict[str, Spectrum | dict[str, Spectrum]]:
     """Return what :func:`read_all` does of a file that is no table of spectra."""
     if not path.is_file():
         raise FileNotFoundError(f"no spectrum at '{path}'")
     # A certain HDU is one star's.
-    if options.get("hdu") is None and options.get("format") in (None, "fits") and (
-            recognise(path) == "fits"):
+    if hdu is None and format in (None, "fits") and read_bytes(path, 6) == b"SIMPLE":
         try:
             hdus = load(path)
             for reader in MANY:
-                if (stars := reader(hdus, path, options.get("medium"))) is not None:
+                if (stars := reader(hdus, path, medium)) is not None:
                     return stars
-            spectrum = _spectrum(content_of(hdus), path, options.get("medium"))
+            spectrum = _spectrum(content_of(hdus), path, medium)
             return {spectrum.name: spectrum}
         except ValueError as error:
             raise ValueError(f"'{path}': {error}") from error
-    spectrum = read(path, **options)
+        except (LookupError, TypeError) as error:
+            raise _lacking(path, error) from error
+    spectrum = read(path, medium=medium, format=format, hdu=hdu)
     return {spectrum.name: spectrum}
 
 
@@ -152,6 +172,8 @@ def recognise(path: Path) -> str:
         return "fits"
     if head.startswith(b"# %ECSV"):
         return "ecsv"
+    if head.startswith(b"PAR1"):
+        raise ValueError(f"a Parquet table holds several spectra; {READ_ALL}")
     if b"\0" in head:
         raise ValueError("this is not a spectrum we can read; give FITS, ECSV or columns of text")
     return "text"
@@ -172,5 +194,5 @@ def _spectrum(content: Content, path: Path, medium: str | None) -> Spectrum:
     return Spectrum(
         content.wavelength, content.flux, ivar=content.ivar, uncertainty=content.uncertainty,
         mask=content.mask, resolution=content.resolution, medium=known,
-        name=content.name or path.name.split(".")[0], meta=meta,
+        name=content.name or stem_of(path), meta=meta,
     )

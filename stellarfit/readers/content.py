@@ -35,6 +35,11 @@ ANGSTROM = {
 DISPERSION = ("wdisp",)
 #: R itself, pixel by pixel
 RESOLUTION = ("resolution", "resolving_power", "res")
+#: what a column about pixels may be called
+PIXELS = frozenset((*WAVELENGTH, *LOG_WAVELENGTH, *FLUX, *UNCERTAINTY, *IVAR, *MASK, *DISPERSION,
+                    *RESOLUTION))
+#: whose velocity wavelengths are free of, by the beginning of SPECSYS (Greisen et al. 2006)
+FRAMES = {"BARYC": "barycentric", "HELIO": "heliocentric", "TOPOC": "topocentric"}
 UNITLESS = ("", "none", "unitless", "dimensionless")
 
 
@@ -132,7 +137,7 @@ def stated_medium(text: Any) -> str | None:
     return "air" if word == "air" else "vacuum" if word in ("vac", "vacuum") else None
 
 
-def _find(columns: Iterable[Column], names: Sequence[str]) -> Column | None:
+def find(columns: Iterable[Column], names: Sequence[str]) -> Column | None:
     """Return the column that goes by the first of `names` that any goes by."""
     found = [(names.index(bare), not medium, i, c) for i, c in enumerate(columns)
              for bare, _, medium in [c.words] if bare in names]
@@ -143,8 +148,8 @@ def _find(columns: Iterable[Column], names: Sequence[str]) -> Column | None:
 
 def from_columns(columns: Sequence[Column]) -> Content | None:
     """Return the spectrum in the columns of a table, or None if they hold none."""
-    linear, logarithmic = _find(columns, WAVELENGTH), _find(columns, LOG_WAVELENGTH)
-    flux = _find(columns, FLUX)
+    linear, logarithmic = find(columns, WAVELENGTH), find(columns, LOG_WAVELENGTH)
+    flux = find(columns, FLUX)
     axis = linear or logarithmic
     if axis is None or flux is None:
         return None
@@ -153,7 +158,7 @@ def from_columns(columns: Sequence[Column]) -> Content | None:
                   else exponential(axis.values))
     # ESO phase 3: the errors of FLUX_REDUCED are ERR_REDUCED, not ERR.
     pair = ("err_reduced",) if flux.words[0] == "flux_reduced" else ()
-    sigma, ivar, mask = (_find(columns, n) for n in ((*pair, *UNCERTAINTY), IVAR, MASK))
+    sigma, ivar, mask = (find(columns, n) for n in ((*pair, *UNCERTAINTY), IVAR, MASK))
     return Content(
         wavelength=wavelength, flux=flux.values,
         ivar=_in_unit_of(flux, ivar, -2) if ivar else None,
@@ -177,9 +182,9 @@ def _in_unit_of(flux: Column, other: Column, power: int) -> Any:
 
 def _resolution(columns: Sequence[Column], wavelength: Any) -> Any:
     """Return R = wavelength / FWHM per pixel where a column knows, else None."""
-    if (known := _find(columns, RESOLUTION)) is not None:
+    if (known := find(columns, RESOLUTION)) is not None:
         return known.values
-    dispersion = _find(columns, DISPERSION)
+    dispersion = find(columns, DISPERSION)
     if dispersion is None or len(wavelength) < 2:
         return None
     pixel = np.gradient(np.log(np.asarray(getattr(wavelength, "value", wavelength))))

@@ -15,14 +15,11 @@ from numpy.typing import NDArray
 
 from stellarfit.readers.content import (
     ANGSTROM,
-    DISPERSION,
-    FLUX,
+    FRAMES,
     IVAR,
-    LOG_WAVELENGTH,
     MASK,
-    RESOLUTION,
+    PIXELS,
     UNCERTAINTY,
-    WAVELENGTH,
     Column,
     Content,
     bad_pixels,
@@ -42,8 +39,6 @@ INSTRUMENT_MEDIUM = {
 # First axes that are not wavelengths, by the beginning of CTYPE1.
 OTHER_AXES = ("RA--", "DEC-", "GLON", "GLAT", "HPLN", "FREQ", "VELO", "VRAD", "VOPT", "ENER",
               "WAVN", "TIME", "PIXEL")
-# Whose velocity the wavelengths are free of, by the beginning of SPECSYS (Greisen et al. 2006).
-FRAMES = {"BARYC": "barycentric", "HELIO": "heliocentric", "TOPOC": "topocentric"}
 LAMOST_ARMS = ("COADD_B", "COADD_R")
 READ_ALL = "stellarfit.read_all reads each of them, and so does the command line"
 # A stack of so many rows is still one spectrum with its errors, sky, ...; more are many.
@@ -151,13 +146,13 @@ def _fits_content(content: Content, extension: Any, hdus: Any) -> Content:
     for key, card in (("instrument", "INSTRUME"), ("date", "DATE-OBS"), ("flux_unit", "BUNIT")):
         if value := next((str(h[card]).strip() for h in headers if h.get(card)), ""):
             meta.setdefault(key, value)
-    if frame := _frame(headers):
+    if frame := frame_of(headers):
         meta.setdefault("frame", frame)
     name = next((str(h["OBJECT"]).strip() for h in headers if h.get("OBJECT")), "")
     return replace(content, name=name, meta=meta, **medium)
 
 
-def _frame(headers: Sequence[Mapping[str, Any]]) -> str | None:
+def frame_of(headers: Sequence[Mapping[str, Any]]) -> str | None:
     """Return the frame of the wavelengths, by SPECSYS or by what a pipeline always does."""
     for header in headers:
         if frame := FRAMES.get(str(header.get("SPECSYS", "")).strip().upper()[:5]):
@@ -174,20 +169,17 @@ def fits_table(extension: Any, hdus: Any) -> Content | None:
     """Return the spectrum in a binary table, or None if it is not one."""
     if not hasattr(extension, "columns"):
         return None
-    known = {*WAVELENGTH, *LOG_WAVELENGTH, *FLUX, *UNCERTAINTY, *IVAR, *MASK, *DISPERSION,
-             *RESOLUTION}
     columns = [
         Column(c.name, _pixels(extension.data, c.name), c.unit or "",
                str(extension.header.get(f"TUCD{i}", "")))
-        for i, c in enumerate(extension.columns, start=1) if Column(c.name, None).words[0] in known
+        for i, c in enumerate(extension.columns, start=1) if Column(c.name, None).words[0] in PIXELS
     ]
     content = from_columns(columns)
     if content is None:
         return None
     if np.ndim(content.flux) != 1:
         raise ValueError(
-            f"several spectra in one table (flux of shape {np.shape(content.flux)}); "
-            "pick one and give its arrays to Spectrum(...)"
+            f"several spectra in one table (flux of shape {np.shape(content.flux)}); {READ_ALL}"
         )
     return _fits_content(content, extension, hdus)
 

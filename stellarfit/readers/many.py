@@ -24,7 +24,8 @@ import numpy as np
 from numpy.polynomial import chebyshev, legendre
 from numpy.typing import NDArray
 
-from stellarfit.readers.content import bad_pixels, read_bytes
+from stellarfit.naming import stem_of
+from stellarfit.readers.content import FRAMES, bad_pixels, read_bytes
 from stellarfit.readers.fits import load
 from stellarfit.resolution_matrix import PixelMatrix
 from stellarfit.spectrum import Spectrum
@@ -39,7 +40,7 @@ def _each(arms: Mapping[str, Callable[[], Spectrum]], where: str) -> dict[str, S
     for name, read in arms.items():
         try:
             seen[name] = read()
-        except ValueError as error:
+        except (ValueError, LookupError) as error:
             logger.warning("%s, arm %s: %s", where, name, error)
     return seen
 
@@ -79,7 +80,7 @@ def lamost(hdus: Any, path: Path, medium: str | None) -> Stars | None:
     coadds = {h.name: h for h in hdus if h.name in ("COADD_B", "COADD_R")}
     if not coadds:
         return None
-    name = str(hdus[0].header.get("DESIG", hdus[0].header.get("OBJNAME", path.stem))).strip()
+    name = str(hdus[0].header.get("DESIG", hdus[0].header.get("OBJNAME", stem_of(path)))).strip()
 
     def arm(extension: Any) -> Spectrum:
         columns = {n.upper(): np.ravel(extension.data[n]) for n in extension.data.names}
@@ -120,7 +121,7 @@ def _pypeit_object(extension: Any, path: Path) -> Spectrum:
     wavelength = np.asarray(data[f"{kind}_WAVE"], dtype=float)
     lit = wavelength > 0
     good = data[f"{kind}_MASK"][lit] if f"{kind}_MASK" in names else np.ones(lit.sum())
-    frame = str(extension.header.get("VEL_TYPE", "")).strip().lower()
+    frame = FRAMES.get(str(extension.header.get("VEL_TYPE", "")).strip().upper()[:5])
     return Spectrum(
         wavelength[lit], data[flux][lit], ivar=data[f"{flux}_IVAR"][lit], mask=good == 0,
         medium="vacuum", name=extension.name,
@@ -137,11 +138,11 @@ def multispec(hdus: Any, path: Path, medium: str | None) -> Stars | None:
         raise ValueError("the file does not say whether its wavelengths are in air or vacuum; "
                          "give medium='air' or medium='vacuum' (--medium)")
     # Bands: the first is the spectrum; apall keeps its sigma in another.
-    bands = data.reshape((1, *data.shape) if data.ndim == 2 else data.shape)
+    bands = data if data.ndim > 2 else np.atleast_2d(data)[None]
     bands = bands.reshape(len(bands), -1, bands.shape[-1])
     sigma = next((bands[i] for i in range(1, len(bands))
                   if "sigma" in str(header.get(f"BANDID{i + 1}", "")).lower()), None)
-    name = str(header.get("OBJECT", path.stem)).strip()
+    name = str(header.get("OBJECT", stem_of(path))).strip()
 
     def order(row: int, fields: list[str]) -> Spectrum:
         wavelength = dispersion([float(f) for f in fields], bands.shape[-1])
@@ -228,7 +229,7 @@ def count_stars(path: Path) -> int:
         from astropy.io import fits
 
         with fits.open(path) as hdus:
-            if "FIBERMAP" in hdus:
+            if "FIBERMAP" in hdus and any(h.name.endswith("_WAVELENGTH") for h in hdus):
                 return int(hdus["FIBERMAP"].header["NAXIS2"])
             if "PYP_SPEC" not in hdus[0].header:
                 return 1

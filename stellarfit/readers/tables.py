@@ -8,7 +8,6 @@ all rows, as an image ``WAVELENGTH`` or ``LOGLAM``.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +15,22 @@ import numpy as np
 
 from stellarfit.readers.content import (
     FLUX,
-    IVAR,
     LOG_WAVELENGTH,
-    MASK,
-    RESOLUTION,
-    UNCERTAINTY,
+    PIXELS,
     WAVELENGTH,
     Column,
-    bad_pixels,
     exponential,
+    find,
+    from_columns,
     in_angstrom,
     read_bytes,
+    stated_medium,
 )
+from stellarfit.readers.fits import frame_of, header_medium
 from stellarfit.spectrum import Spectrum
 
 NAME = ("name", "object", "target", "targetid", "target_id", "source_id", "sobject_id",
         "apogee_id", "sdss_id", "id", "star")
-HELD = {"wavelength": WAVELENGTH, "log_wavelength": LOG_WAVELENGTH, "flux": FLUX, "ivar": IVAR,
-        "uncertainty": UNCERTAINTY, "mask": MASK, "resolution": RESOLUTION, "name": NAME}
 
 
 def is_parquet(path: Path) -> bool:
@@ -60,16 +57,8 @@ def _holds_spectra(hdu: Any) -> bool:
     columns = getattr(hdu, "columns", None)
     if columns is None or hdu.header.get("NAXIS2", 0) < 2:
         return False
-    flux = _which(columns.names, "flux")
-    return flux is not None and len(columns[flux].dtype.shape or ()) == 1
-
-
-def _which(names: Sequence[str], what: str) -> str | None:
-    """Return the column that holds something, the preferred name first."""
-    words: dict[str, str] = {}
-    for name in names:
-        words.setdefault(Column(name, None).words[0], name)
-    return next((words[w] for w in HELD[what] if w in words), None)
+    flux = find([Column(n, None) for n in columns.names], FLUX)
+    return flux is not None and len(columns[flux.name].dtype.shape or ()) == 1
 
 
 def count_rows(path: Path) -> int:
@@ -84,7 +73,7 @@ class TableOfSpectra(Sequence[Spectrum]):
     ----------
     path : Path
     medium : {'air', 'vacuum'}, optional
-        Overrules a keyword ``MEDIUM`` of the file.
+        Overrules what the file says.
 
     Raises
     ------
@@ -96,21 +85,26 @@ class TableOfSpectra(Sequence[Spectrum]):
     def __init__(self, path: Path, medium: str | None = None) -> None:
         self.path = path
         self._read: Any = _Parquet(path) if is_parquet(path) else _Fits(path)
-        said = str(self._read.meta.get("medium", "")).strip().lower() or None
-        column = self._column("wavelength") or self._column("log_wavelength")
-        named = Column(column, None).words[2] if column else ""
+        columns = [Column(n, None) for n in self._read.names]
+        axis = find(columns, WAVELENGTH) or find(columns, LOG_WAVELENGTH)
+        named, said = axis.words[2] if axis else "", self._read.said.get("medium")
         if named and medium not in (None, named):
             raise ValueError(f"'{path}': the wavelengths are in {named} by the name of their "
                              f"column, but medium={medium!r} was given; leave it out")
         known = named or medium or said
-        if known not in ("air", "vacuum"):
+        if known is None:
             raise ValueError(f"'{path}' does not say whether its wavelengths are in air or "
                              "vacuum; give medium='air' or medium='vacuum' (--medium)")
         self.medium: str = known
-        self._meta = {"file": path.name, "medium_from": "argument" if medium else "header"}
+        source = "argument" if medium else self._read.said.get("medium_from", "header")
+        self._meta = {"file": path.name, "medium_from": source}
+        if self._read.frame:
+            self._meta["frame"] = self._read.frame
         if medium and said not in (None, medium):
-            self._meta["medium_overruled"] = str(said)
-        if self._column("flux") is None:
+            self._meta["medium_overruled"] = said
+        self._columns = [c.name for c in columns if c.words[0] in PIXELS]
+        self._name = find(columns, NAME)
+        if find(columns, FLUX) is None:
             raise ValueError(f"'{path}' has no column of fluxes; its columns are "
                              f"{', '.join(self._read.names)}")
 
@@ -118,43 +112,28 @@ class TableOfSpectra(Sequence[Spectrum]):
         return int(self._read.count)
 
     def __getitem__(self, row: Any) -> Any:
+        if isinstance(row, slice):
+            return [self[i] for i in range(len(self))[row]]
         if not -len(self) <= row < len(self):
             raise IndexError(f"'{self.path}' has {len(self)} rows")
-        held = {w: self._read.cell(c, row) for w in HELD if (c := self._column(w)) is not None}
-        name = held.pop("name", None)
-        wavelength = self._wavelength(held)
-        mask = held.pop("mask", None)
+        row = int(row) % len(self)
+        name = row if self._name is None else self._read.cell(self._name.name, row)
+        cells = [Column(n, self._read.cell(n, row), self._read.units.get(n, ""))
+                 for n in self._columns]
+        if self._read.shared is not None and find(cells, (*WAVELENGTH, *LOG_WAVELENGTH)) is None:
+            cells.append(Column("wavelength", self._read.shared))
         try:
+            if (content := from_columns(cells)) is None:
+                raise ValueError("neither a column nor an image of wavelengths")
             return Spectrum(
-                wavelength, held["flux"], ivar=held.get("ivar"),
-                uncertainty=None if "ivar" in held else held.get("uncertainty"),
-                mask=None if mask is None else bad_pixels(np.asarray(mask)),
-                resolution=held.get("resolution"), medium=self.medium, meta=dict(self._meta),
-                name=str(row if name is None else name).strip())
+                content.wavelength, content.flux, ivar=content.ivar,
+                uncertainty=content.uncertainty, mask=content.mask, resolution=content.resolution,
+                medium=self.medium, meta={**self._meta, **content.meta}, name=str(name).strip())
         except ValueError as error:
             raise ValueError(f"'{self.path}', row {row}: {error}") from error
 
     def __iter__(self) -> Iterator[Spectrum]:
         return (self[i] for i in range(len(self)))
-
-    @cached_property
-    def _columns(self) -> dict[str, str | None]:
-        return {w: _which(self._read.names, w) for w in HELD}
-
-    def _column(self, what: str) -> str | None:
-        return self._columns[what]
-
-    def _wavelength(self, held: dict[str, Any]) -> Any:
-        log = held.pop("log_wavelength", None)
-        if (given := held.pop("wavelength", None)) is not None:
-            column = self._column("wavelength") or ""
-            unit = self._read.units.get(column) or Column(column, None).words[1]
-            return in_angstrom(np.asarray(given, dtype=float), unit)
-        if log is None and (shared := self._read.shared) is not None:
-            return shared
-        if log is None:
-            raise ValueError(f"'{self.path}' has neither a column nor an image of wavelengths")
-        return exponential(log)
 
 
 class _Fits:
@@ -167,8 +146,8 @@ class _Fits:
             table = next(h for h in hdus if _holds_spectra(h))
             self.data, self.names = table.data, list(table.columns.names)
             self.units = {c.name: c.unit or "" for c in table.columns}
-            headers = {**hdus[0].header, **table.header}
-            self.meta = {k.lower(): v for k, v in headers.items() if k in ("MEDIUM",)}
+            headers = (table.header, hdus[0].header)
+            self.said, self.frame = header_medium(headers, None), frame_of(headers)
             self.shared = None
             for name in ("WAVELENGTH", "LOGLAM"):
                 if name in hdus and hdus[name].data is not None:
@@ -186,7 +165,7 @@ class _Fits:
 class _Parquet:
     """Rows of a Parquet file, a group of them in memory at a time."""
 
-    shared = None
+    shared = frame = None
 
     def __init__(self, path: Path) -> None:
         try:
@@ -198,14 +177,16 @@ class _Parquet:
         self.names: list[str] = self._file.schema_arrow.names
         self.count: int = self._file.metadata.num_rows
         said = self._file.schema_arrow.metadata or {}
-        self.meta = {k.decode().lower(): v.decode(errors="replace") for k, v in said.items()
-                     if k.lower() == b"medium"}
+        found = {k.decode().lower(): v.decode(errors="replace") for k, v in said.items()
+                 if k.lower() == b"medium"}
+        self.units: dict[str, str] = {}
         if (own := said.get(b"table_meta_yaml")) is not None:  # of a table that astropy wrote
             from astropy.table.meta import get_header_from_yaml
 
-            held = get_header_from_yaml(own.decode().split("\n")).get("meta", {})
-            self.meta |= {k.lower(): v for k, v in held.items() if k.lower() == "medium"}
-        self.units: dict[str, str] = {}
+            header = get_header_from_yaml(own.decode().split("\n"))
+            found |= {k.lower(): v for k, v in header.get("meta", {}).items()}
+            self.units = {c["name"]: str(c.get("unit", "")) for c in header["datatype"]}
+        self.said = {"medium": stated_medium(found.get("medium", ""))}
         ends = np.cumsum([self._file.metadata.row_group(i).num_rows
                           for i in range(self._file.num_row_groups)])
         self._ends, self._group, self._rows = ends, -1, None

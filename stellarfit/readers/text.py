@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stellarfit.readers.content import (
+    FRAMES,
     Column,
     Content,
     from_columns,
@@ -19,6 +20,9 @@ from stellarfit.readers.content import (
     read_bytes,
     stated_medium,
 )
+
+#: entries of a spectrum's meta that are ours to make
+RESERVED = ("noise", "medium_from", "medium_overruled", "counts")
 
 
 def read_ecsv(path: Path, hdu: int | str | None = None) -> Content:
@@ -38,8 +42,11 @@ def read_ecsv(path: Path, hdu: int | str | None = None) -> Content:
                table.itercols()]
     content = named_columns(columns)
     medium = content.medium or stated_medium(table.meta.get("medium"))
+    meta = {k: v for k, v in table.meta.items() if k not in RESERVED}
+    if meta.get("frame") not in FRAMES.values():
+        meta.pop("frame", None)
     return replace(content, medium=medium, name=str(table.meta.get("name", "")),
-                   meta={**table.meta, **content.meta})
+                   meta={**meta, **content.meta})
 
 
 def read_text(path: Path, hdu: int | str | None = None) -> Content:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from stellarfit.naming import stem_of
+from stellarfit.naming import harmless, stem_of
 
 
 def folder_of(page: Path) -> Path:
@@ -21,7 +20,7 @@ def page_name(stem: str) -> str:
     >>> page_name("star.one"), page_name("a/b <c>")
     ('star.one.html', 'a_b__c_.html')
     """
-    return re.sub(r"[^\w.+-]", "_", stem) + ".html"
+    return harmless(stem) + ".html"
 
 
 def stems_of(files: Sequence[str], names: Sequence[str]) -> list[str]:

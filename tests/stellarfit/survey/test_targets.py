@@ -11,7 +11,7 @@ from astropy.io import fits
 from astropy.table import Table
 
 import stellarfit
-from stellarfit.readers.tables import is_table
+from stellarfit.readers.tables import TableOfSpectra, is_table
 from stellarfit.survey.targets import Files, Target, find_targets
 from tests.stellarfit.survey.conftest import SETTINGS, write
 
@@ -115,8 +115,31 @@ def test_the_name_of_a_column_says_medium_and_unit(
            "wavelength_air": [s.wavelength + 1.0 for s in some]},
           meta={"MEDIUM": "vacuum"}).write(tmp_path / "both.fits")
     read = next(iter(stellarfit.read_all(tmp_path / "both.fits").values()))
-    assert read.medium == "vacuum"
-    np.testing.assert_allclose(read.wavelength, some[0].wavelength)
+    assert read.medium == "air"  # the column that names its medium, as in a file of one star
+    np.testing.assert_allclose(read.wavelength, some[0].wavelength + 1.0)
+
+
+@pytest.mark.parametrize("suffix", ["fits", "parquet"])
+def test_units_and_frame_of_a_table_are_those_of_a_file(
+    suffix: str, stars: tuple[list[Any], dict[str, Any]], tmp_path: Path
+) -> None:
+    if suffix == "parquet":
+        pytest.importorskip("pyarrow")
+    path, some = tmp_path / f"t.{suffix}", stars[0][:4]
+    table = Table({"flux": [s.flux for s in some], "ivar": [1e-6 * s.ivar for s in some],
+                   "wavelength": [s.wavelength / 10.0 for s in some]},
+                  meta={"MEDIUM": "vac", "SPECSYS": "BARYCENT"})
+    table["flux"].unit, table["ivar"].unit, table["wavelength"].unit = "Jy", "mJy-2", "nm"
+    table.write(path)
+    read = TableOfSpectra(path)
+    assert len(read) == 4
+    assert [len(read[-1]), len(read[1:3])] == [len(some[3]), 2]
+    np.testing.assert_allclose(read[-1].flux, some[3].flux)
+    np.testing.assert_allclose(read[0].ivar, some[0].ivar)
+    np.testing.assert_allclose(read[0].wavelength, some[0].wavelength)
+    assert (read[0].medium, read[0].meta["flux_unit"]) == ("vacuum", "Jy")
+    if suffix == "fits":
+        assert read[0].frame == "barycentric"
 
 
 def test_an_empty_table_is_a_row_too(cannon: Path, tmp_path: Path) -> None:

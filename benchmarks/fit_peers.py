@@ -43,10 +43,10 @@ import stellarfit
 from benchmarks.forward_speed import SCRIPTS, quartiles
 from benchmarks.peers.install import FOLDER, python_of
 from stellarfit.arm import Arm
+from stellarfit.constants import SIGMA_PER_FWHM
 from stellarfit.forward import ForwardModel
 from stellarfit.instrument import Instrument
 from stellarfit.interpolation import filtered, frequencies
-from stellarfit.lsf import SIGMA_PER_FWHM
 from stellarfit.parameters import make_parameters
 from stellarfit.priors import Uniform
 

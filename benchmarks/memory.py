@@ -2,11 +2,11 @@
 
 One network (width 128, 8 blocks, 16 tokens) with random weights, written by astro-emulators-toolkit
 and read by ours, makes 64 stars at 10^6 wavelengths in chunks (`emulators.Emulator.flux`) of the
-usual size, and at a twentieth of them in larger ones, each in a process of its own.  The peer, which
-works on all at once, makes as many wavelengths as are expected to fit in ``--cap`` bytes; what it
-needs for each is measured first on few.  Told is how much the largest resident memory grows over that after a call for a handful of
-fluxes, per wavelength and star as well; the fluxes themselves are 4 bytes.  Writes
-``benchmarks/results/memory.json``; ``--quick`` writes nothing.
+usual size, and at a twentieth of them in larger ones, each in a process of its own.  The peer,
+which works on all at once, makes as many wavelengths as are expected to fit in ``--cap`` bytes;
+what it needs for each is measured first on few.  Told is how much the largest resident memory
+grows over that after a call for a handful of fluxes, per wavelength and star as well; the fluxes
+themselves are 4 bytes.  Writes ``benchmarks/results/memory.json``; ``--quick`` writes nothing.
 """
 
 from __future__ import annotations

@@ -23,7 +23,8 @@ from scipy.stats import skew
 
 import stellarfit
 from benchmarks.sbc import PIXELS, RESOLUTION, quick_emulator, telescope
-from stellarfit.fitting import best_of, conclude
+from stellarfit.conclusion import conclude
+from stellarfit.fitting import best_of
 from stellarfit.posterior.density import Density
 from stellarfit.posterior.ensembles import Ensembles
 from stellarfit.posterior.importance import Importance

@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 import emulators
 import stellarfit
 from stellarfit.arm import Arm
-from stellarfit.fitting import best_of, conclude
+from stellarfit.conclusion import conclude
+from stellarfit.fitting import best_of
 from stellarfit.forward import ForwardModel
 from stellarfit.instrument import Instrument
 from stellarfit.parameters import make_parameters

@@ -18,7 +18,7 @@ from scipy.ndimage import gaussian_filter1d
 
 import stellarfit
 from stellarfit.calibration import Calibration
-from stellarfit.lsf import SIGMA_PER_FWHM
+from stellarfit.constants import SIGMA_PER_FWHM
 from stellarfit.quality import names_of
 
 RESULTS = Path(__file__).parent / "results"

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from stellarfit.quality import Flag
     from stellarfit.readers import read, read_all
     from stellarfit.report.writing import write_report
-    from stellarfit.result import FitResult, load_result
+    from stellarfit.result import FitResult
+    from stellarfit.result_file import load_result
     from stellarfit.spectrum import Spectrum, from_specutils
     from stellarfit.survey.many import fit_many
 
@@ -41,14 +42,20 @@ _HOMES = {
     "calibrate": "calibration", "compare": "posterior.comparison", "fit": "fitting",
     "fit_batch": "fitting", "fit_many": "survey.many", "from_specutils": "spectrum",
     "load_calibration": "calibration", "load_posterior": "posterior.result",
-    "load_result": "result", "plot_corner": "posterior.plot", "plot_fit": "plot",
+    "load_result": "result_file", "plot_corner": "posterior.plot", "plot_fit": "plot",
     "plot_lsf": "lsf_plot", "plot_residuals": "plot", "read": "readers",
     "read_all": "readers", "sample": "posterior.sampling",
     "sample_batch": "posterior.sampling", "write_report": "report.writing",
 }
 
 
+# Modules that texts send users to.
+_MODULES = ("continuum", "priors", "survey")
+
+
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"stellarfit.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'stellarfit' has no attribute {name!r}")
     return getattr(import_module(f"stellarfit.{_HOMES[name]}"), name)

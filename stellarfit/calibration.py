@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from emulators import Emulator
-from stellarfit.doppler import SPEED_OF_LIGHT
+from stellarfit.constants import SPEED_OF_LIGHT
 from stellarfit.hdf5 import in_memory, opened, write_arrays
 from stellarfit.result import FitResult
 

@@ -19,9 +19,10 @@ from torch.func import jvp
 
 from emulators import Emulator
 from stellarfit.arm import Arm
-from stellarfit.doppler import SPEED_OF_LIGHT, log_shift
+from stellarfit.constants import SIGMA_PER_FWHM, SPEED_OF_LIGHT
+from stellarfit.doppler import log_shift
 from stellarfit.interpolation import EDGE, refine
-from stellarfit.lsf import SIGMA_PER_FWHM, LineSpread, Product, gathered, sigma_of
+from stellarfit.lsf import LineSpread, Product, gathered, sigma_of
 from stellarfit.parameters import RESOLUTION_MARGIN
 
 SMALLEST_SIGMA = 0.7  # of the line-spread function, in steps of the rest-frame grid

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-SPEED_OF_LIGHT = 299_792.458  # km/s, exact by definition of the metre
+from stellarfit.constants import SPEED_OF_LIGHT
 
 
 def log_shift(velocity: Tensor) -> Tensor:

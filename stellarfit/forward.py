@@ -26,9 +26,10 @@ from stellarfit import macroturbulence, rotation
 from stellarfit.arm import Arm
 from stellarfit.at_rest import AtRest, keys_of, remember
 from stellarfit.camera import Camera
-from stellarfit.doppler import SPEED_OF_LIGHT, log_shift_slope
+from stellarfit.constants import SIGMA_PER_FWHM, SPEED_OF_LIGHT
+from stellarfit.doppler import log_shift_slope
 from stellarfit.interpolation import filtered, frequencies, sampled, series
-from stellarfit.lsf import SIGMA_PER_FWHM, Product, gathered, multiplied
+from stellarfit.lsf import Product, gathered, multiplied
 from stellarfit.parameters import RESOLUTION_MARGIN, SHARED, Parameters
 
 #: room (km/s) for rotation around observed pixels, beyond the range of velocities

@@ -25,8 +25,8 @@ from emulators.files import shipped_folder
 from emulators.synthesis.abundances import abundances
 from emulators.synthesis.elements import ELEMENTS, IONISATION
 from emulators.synthesis.lines import LineList
+from stellarfit.constants import SPEED_OF_LIGHT
 from stellarfit.result import ArmFit
-from stellarfit.spectrum import SPEED_OF_LIGHT
 
 Array = NDArray[np.float64]
 #: of the continuum: shallower dips have no name

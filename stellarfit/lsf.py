@@ -27,8 +27,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stellarfit.constants import SIGMA_PER_FWHM
+
 #: sigma of a Gaussian in units of its full width at half maximum
-SIGMA_PER_FWHM = 1.0 / math.sqrt(8.0 * math.log(2.0))
 #: the band reaches this many sigma beyond the pixel: what lies outside a Gaussian is 6e-7,
 #: outside one with h4 = 0.1 it is 3e-5
 REACH = 5.0

@@ -11,9 +11,9 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from emulators.picture import BLUE, GREEN, GREY, VERMILION, finish, new_figure
-from stellarfit.doppler import SPEED_OF_LIGHT
+from stellarfit.constants import SIGMA_PER_FWHM, SPEED_OF_LIGHT
 from stellarfit.instrument import Instrument, instrument_for
-from stellarfit.lsf import SIGMA_PER_FWHM, density, pixel_edges
+from stellarfit.lsf import density, pixel_edges
 
 #: points of a profile, and how far it is drawn, in FWHM
 POINTS, REACH = 1001, 1.8

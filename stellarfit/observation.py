@@ -17,8 +17,8 @@ import numpy as np
 
 from emulators import Emulator
 from stellarfit.arm import Arm
+from stellarfit.constants import SPEED_OF_LIGHT
 from stellarfit.continuum import Continuum, as_continuum
-from stellarfit.doppler import SPEED_OF_LIGHT
 from stellarfit.instrument import Instrument, instrument_for, tabulated
 from stellarfit.parameters import OF_ARMS
 from stellarfit.readers import read

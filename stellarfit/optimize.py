@@ -2,12 +2,12 @@
 
 Both minimise, for each star on its own,
 
-    chi2(theta) = min_a |W [y - m(theta) (c_0 + sum_k a_k T_k)]|^2 + |(P theta - p) / s|^2
+    chi2(theta) = min_a |W [y - m(theta) (c_0 + sum_k a_k T_k)]|^2 + |P theta - p|^2
 
 with W the square root of the inverse covariance of the noise, the continuum coefficients a
 solved exactly at every trial (variable projection, in the approximation of Kaufman 1975,
-BIT 15, 49), Gaussian priors as rows P, and theta inside a polytope: the emulator's domain
-and the limits of the star.
+BIT 15, 49), Gaussian priors as rows P in units of their sigma, and theta inside a polytope: the
+emulator's domain and the limits of the star.
 """
 
 from __future__ import annotations

@@ -13,17 +13,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 from emulators.labels import unknown_names
-
-
-class Measurement(Protocol):
-    """A prior that is Gaussian in a linear combination of labels."""
-
-    def linearised(self, name: str, labels: Mapping[str, float]
-                   ) -> tuple[dict[str, float], float, float]:
-        """Return coefficients by label, value and sigma, for a star near `labels`."""
 
 
 @dataclass(frozen=True)

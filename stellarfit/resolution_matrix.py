@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stellarfit.lsf import SIGMA_PER_FWHM
+from stellarfit.constants import SIGMA_PER_FWHM
 
 
 @dataclass(frozen=True, eq=False)

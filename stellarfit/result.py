@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,17 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emulators.notebook import shown
-from stellarfit.hdf5 import in_memory, opened, write_arrays
 from stellarfit.parameters import STAGES, stage_of
 from stellarfit.quality import describe
-from stellarfit.resolution_matrix import PixelMatrix
 from stellarfit.spectrum import Spectrum
 
 if TYPE_CHECKING:
     from astropy.table import Table
 
 Array = NDArray[np.float64]
-FORMAT = "stellarfit-result-2"
 DESCRIPTIONS = {
     "teff": "effective temperature", "logg": "logarithm of the surface gravity (cgs)",
     "vmic": "microturbulent velocity", "he_frac": "helium fraction N(He)/N(H+He)",
@@ -165,6 +161,11 @@ class FitResult:
         return self.spectra[0]
 
     @property
+    def covered(self) -> int:
+        """Number of pixels that the fit reaches, whether they were used or not."""
+        return sum(len(arm.wavelength[arm.covered]) for arm in self.by_arm())
+
+    @property
     def snr(self) -> float:
         """Median signal-to-noise ratio per pixel that was used."""
         ratio = np.concatenate([s.flux * np.sqrt(s.ivar) for s in self.spectra])
@@ -280,12 +281,11 @@ class FitResult:
         name = self.name or "spectrum"
         files = [str(s.meta["file"]) for s in self.spectra if s.meta.get("file")]
         name += f" ({', '.join(files)})" if files else ""
-        covered = sum(len(arm.wavelength[arm.covered]) for arm in self.by_arm())
         return [
             f"{name}: {'converged' if self.converged else 'NOT converged'} after "
             f"{self.iterations} iterations, {self.provenance.get('seconds', 0.0):.1f} s",
             f"emulator {self.provenance['emulator']}, {self.provenance['instrument']}, "
-            f"{int(self.used.sum())} of {covered} pixels, "
+            f"{int(self.used.sum())} of {self.covered} pixels, "
             f"median S/N {self.snr:.0f}",
             f"chi2/dof {self.reduced_chi2:.2f} ({self.dof} dof), residual scatter "
             f"{100 * self.residual_rms:.2f} % of the continuum",
@@ -360,43 +360,16 @@ class FitResult:
         OSError
             When it cannot be written; what was there stays.
         """
-        with in_memory(path) as file:
-            self.write_into(file)
-        return Path(path)
+        from stellarfit.result_file import save_result
 
-    def write_into(self, group: Any) -> None:
-        """Write the result into a group of an open HDF5 file."""
-        group.attrs["format"] = FORMAT
-        # what a header said may be of any type
-        group.attrs["state"] = json.dumps(self._state(), default=str)
-        write_arrays(group, self._arrays())
+        return save_result(self, path)
 
     @staticmethod
     def load(path: str | Path) -> FitResult:
-        """Read what :meth:`save` wrote; as :func:`load_result`."""
+        """Read what :meth:`save` wrote; as :func:`stellarfit.load_result`."""
+        from stellarfit.result_file import load_result
+
         return load_result(path)
-
-    def _state(self) -> dict[str, Any]:
-        keys = ("names", "units", "label_names", "verdicts", "chi2", "dof", "converged",
-                "iterations", "flags", "arms", "provenance")
-        return {**{k: getattr(self, k) for k in keys},
-                "spectra": [{"name": s.name, "medium": s.medium, "meta": s.meta}
-                            for s in self.spectra]}
-
-    def _arrays(self) -> dict[str, NDArray[Any]]:
-        arrays = {k: np.atleast_1d(getattr(self, k)) for k in _ARRAYS}
-        for i, spectrum in enumerate(self.spectra):
-            arrays |= {f"spectrum_{i}_{k}": getattr(spectrum, k) for k in _OF_SPECTRUM}
-            if spectrum.resolution is not None:
-                arrays[f"spectrum_{i}_resolution"] = spectrum.resolution
-            if spectrum.matrix is not None:
-                arrays[f"spectrum_{i}_matrix"] = spectrum.matrix.band
-        return arrays
-
-
-_ARRAYS = ("values", "covariance", "conditional_errors", "label_values", "label_errors",
-           "coefficients", "full_covariance", "rvs", "used", "model", "continuum")
-_OF_SPECTRUM = ("wavelength", "flux", "ivar", "mask")
 
 
 def _left_out(reasons: dict[str, str]) -> list[str]:
@@ -404,40 +377,6 @@ def _left_out(reasons: dict[str, str]) -> list[str]:
     if len(reasons) > 3:
         return [f"{len(reasons)} arms left out: {', '.join(reasons)}"]
     return [f"arm {name} left out: {why}" for name, why in reasons.items()]
-
-
-def load_result(path: str | Path) -> FitResult:
-    """Read what :meth:`FitResult.save` wrote.
-
-    Raises
-    ------
-    FileNotFoundError
-    ValueError
-        When the file is damaged or something else.
-    """
-    with opened(path, "result", FORMAT) as file:
-        return read_from(file)
-
-
-def read_from(group: Any) -> FitResult:
-    """Return what :meth:`FitResult.write_into` wrote into a group of an HDF5 file."""
-    from astropy import units
-
-    state = json.loads(group.attrs["state"])
-    arrays = {k: group[k][()] for k in group}
-    spectra = []
-    for i, described in enumerate(state.pop("spectra")):
-        wavelength, flux, ivar, mask = (arrays.pop(f"spectrum_{i}_{k}") for k in _OF_SPECTRUM)
-        resolution, band = (arrays.pop(f"spectrum_{i}_{k}", None)
-                            for k in ("resolution", "matrix"))
-        spectra.append(Spectrum(
-            units.Quantity(wavelength, "Angstrom"), flux, ivar=ivar, mask=mask,
-            resolution=resolution, matrix=None if band is None else PixelMatrix(band), **described))
-        # Masked pixels lost their reasons when they were masked; the first count knew them.
-        spectra[-1].meta.update(described["meta"])
-    for key in ("names", "units", "label_names", "arms"):
-        state[key] = tuple(state[key])
-    return FitResult(spectra=tuple(spectra), **state, **arrays)
 
 
 def relative_scatter(

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from scipy.special import gamma, jv
 from torch import Tensor
 
-from stellarfit.doppler import SPEED_OF_LIGHT
+from stellarfit.constants import SPEED_OF_LIGHT
 from stellarfit.interpolation import filtered, frequencies
 
 Array = NDArray[np.float64]

@@ -30,9 +30,8 @@ from torch import Tensor
 
 from emulators import Emulator
 from stellarfit.arm import Arm
-from stellarfit.doppler import SPEED_OF_LIGHT
+from stellarfit.constants import SIGMA_PER_FWHM, SPEED_OF_LIGHT
 from stellarfit.forward import ForwardModel
-from stellarfit.lsf import SIGMA_PER_FWHM
 from stellarfit.parameters import Parameters, stage_of
 from stellarfit.polytope import nearest
 from stellarfit.rotation import LIMB_DARKENING, rotate
@@ -160,7 +159,7 @@ class Search:
     def modes(self, pixels: Sequence[Pixels]) -> list[list[Start]]:
         """Return the modes of a star, the best first, each a list of first guesses.
 
-        None where the pixels cannot be compared with templates.
+        Empty where the pixels cannot be compared with templates.
 
         Parameters
         ----------

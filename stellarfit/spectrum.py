@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from emulators.air import air_to_vacuum, vacuum_to_air
 from emulators.notebook import shown
 from stellarfit import pixels
+from stellarfit.constants import SPEED_OF_LIGHT
 from stellarfit.resolution_matrix import PixelMatrix
 
 MEDIA = ("air", "vacuum")
-SPEED_OF_LIGHT = 299_792.458  # km/s; without torch, which `doppler` brings
 
 #: km/s: nobody observes from anything faster than the Earth, or not much
 FASTEST_OBSERVER = 100.0

@@ -40,7 +40,12 @@ def test_the_public_names_are_these_and_can_be_had():
         "load_posterior", "load_result", "plot_corner", "plot_fit", "plot_lsf", "plot_residuals",
         "read", "read_all", "sample", "sample_batch", "write_report",
     ]
-    for module in (emulators, stellarfit):
+    assert stellarfit.survey.__all__ == [
+        "IncompleteError", "OtherSurveyError", "Progress", "Status", "merge", "result", "run",
+        "status",
+    ]
+    assert stellarfit.priors.Gaussian(1.0, 0.1).mean == 1.0
+    for module in (emulators, stellarfit, stellarfit.survey):
         assert all(getattr(module, name).__doc__ for name in module.__all__)
         with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
             module.nonsense  # noqa: B018

@@ -40,7 +40,17 @@ class Difference:
 
 @dataclass(frozen=True, repr=False)
 class Comparison:
-    """What :func:`compare` found."""
+    """What :func:`compare` found.
+
+    Attributes
+    ----------
+    differences : tuple of Difference
+        Of each parameter that is free in both.
+    converged : bool
+        Whether the samples are to be believed at all.
+    left_out : tuple of str
+        Parameters that were sampled and not free in the fit.
+    """
 
     differences: tuple[Difference, ...]
     converged: bool

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from emulators.picture import BLUE, GREEN, GREY, finish, new_figure
 from stellarfit.plot import DATA, MODEL
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 #: inches that pairs of many parameters share
 LARGEST = 13.0
-#: fewer samples are shown as points alone
+#: fewer distinct samples are shown as points alone
 CONTOURED = 400
 #: up to so many parameters have room for errors of two figures
 FEW = 9
@@ -78,12 +79,14 @@ def plot_corner(
     size = float(np.clip(LARGEST / len(names), 0.9, 2.2))
     text = 6.0 + 1.5 * (size - 0.9)
     figure = new_figure(LARGEST, LARGEST, constrained=False)
+    samples = np.column_stack([posterior.of(n) for n in names])
     corner.corner(
-        np.column_stack([posterior.of(n) for n in names]), fig=figure,
+        samples, fig=figure, range=[_range(column) for column in samples.T],
         labels=[titles.get(n, f"{n} (dex)") for n in names], truths=fitted, truth_color=MODEL,
         color=DATA, quantiles=[0.1587, 0.5, 0.8413], label_kwargs={"fontsize": text},
         max_n_ticks=3, labelpad=0.4 / size - 0.24, truth_kwargs={"lw": 0.8},
-        contour_kwargs={"linewidths": 0.6}, plot_contours=len(posterior.samples) >= CONTOURED,
+        contour_kwargs={"linewidths": 0.6},
+        plot_contours=len(np.unique(samples, axis=0)) >= CONTOURED,
     )
     for name, axes in zip(names, figure.axes[::len(names) + 1], strict=True):
         low, median, high = posterior.interval(name)
@@ -101,6 +104,12 @@ def plot_corner(
         figure.text(1 - 0.2 / whole, 1 - 0.2 / whole, _headline(posterior, 9 * len(names)),
                     ha="right", va="top", fontsize=text + 2.0)
     return finish(figure, path)
+
+
+def _range(values: NDArray[np.float64]) -> tuple[float, float]:
+    """Return what is drawn of a parameter; one that never moved is in the middle."""
+    low, high = float(values.min()), float(values.max())
+    return (low, high) if low < high else (low - 1.0, high + 1.0)
 
 
 def plot_trace(posterior: Posterior, path: str | Path | None = None) -> Any:

@@ -19,7 +19,8 @@ from emulators.notebook import shown
 from stellarfit.hdf5 import in_memory, opened, write_arrays
 from stellarfit.posterior.diagnostics import Diagnosis, inside
 from stellarfit.posterior.jitter import NAME
-from stellarfit.result import FitResult, describe_parameter, read_from
+from stellarfit.result import FitResult, describe_parameter
+from stellarfit.result_file import read_result, write_result
 
 Array = NDArray[np.float64]
 FORMAT = "stellarfit posterior 1"
@@ -302,7 +303,7 @@ class Posterior:
         write_arrays(file, {
             "chain": self.chain, "log_probability": self.log_probability, "tau": d.tau,
             "ess": d.ess, "rhat": d.rhat, "predicted": self.predicted})
-        self.fit.write_into(file.create_group("fit"))
+        write_result(self.fit, file.create_group("fit"))
 
 
 def digits_of(low: float, high: float, figures: int = 2) -> int:
@@ -324,5 +325,5 @@ def load_posterior(path: str | Path) -> Posterior:
         known = json.loads(file.attrs["diagnosis"])
         diagnosis = Diagnosis(**{k: file[k][()] for k in ("tau", "ess", "rhat")},
                               **{**known, "reasons": tuple(known["reasons"])})
-        return Posterior(read_from(file["fit"]), file["chain"][()],
+        return Posterior(read_result(file["fit"]), file["chain"][()],
                          file["log_probability"][()], diagnosis, file["predicted"][()])

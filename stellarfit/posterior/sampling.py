@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from stellarfit.fitting import AT_ONCE, best_of, conclude
+from stellarfit.conclusion import conclude
+from stellarfit.fitting import AT_ONCE, best_of
+from stellarfit.observation import as_list
 from stellarfit.posterior.checkpoint import checksum, keep, resume
 from stellarfit.posterior.density import Density, log_likelihood
 from stellarfit.posterior.ensembles import Ensembles
@@ -25,7 +27,7 @@ from stellarfit.posterior.nuts import Nuts
 from stellarfit.posterior.result import Posterior
 from stellarfit.posterior.samplers import Sampler
 from stellarfit.posterior.side_by_side import side_by_side
-from stellarfit.preparing import in_batches, prepare
+from stellarfit.preparing import in_batches, listed, prepare
 from stellarfit.priors import as_prior
 from stellarfit.problem import Problem
 from stellarfit.result import FitResult
@@ -148,9 +150,14 @@ def sample_batch(
     Raises
     ------
     ValueError
-        As :func:`sample`, and for spectra on other wavelengths than the first.
+        As :func:`sample`, for spectra on other wavelengths than the first, and a single spectrum.
+
+    Examples
+    --------
+    >>> posteriors = sample_batch(["a.fits", "b.fits"], instrument="harps",
+    ...                           sampler="importance")                # doctest: +SKIP
     """
-    how = _How(sampler, max_steps, chains, walkers, seed)
+    how, spectra = _How(sampler, max_steps, chains, walkers, seed), as_list(spectra)
     if checkpoints is not None and len(checkpoints) != len(spectra):
         raise ValueError(f"{len(checkpoints)} checkpoints for {len(spectra)} spectra")
     weighting = Weighting(emulator_error, jitter, robust, correlation)
@@ -159,7 +166,7 @@ def sample_batch(
             total=len(spectra), desc=sampler, unit="star",
             disable=None if progress else True) as bar:
         beside, fit_options = _beside(fit_options)
-        for problems in in_batches(list(spectra), None, at_once=AT_ONCE, seed=seed,
+        for problems in in_batches(spectra, None, at_once=AT_ONCE, seed=seed,
                                    weighting=weighting, **fit_options) if spectra else ():
             problem, solution, runner_up = best_of(problems)
             results = conclude(problem, solution, runner_up)
@@ -189,7 +196,7 @@ def _beside(
 ) -> tuple[Callable[[Problem, FitResult, int], Jitter | None], dict[str, Any]]:
     """Return what makes the jitter of a star, where it is free, and what is left for the fit."""
     free, priors = fit_options.get("free"), dict(fit_options.get("priors") or {})
-    names = [n.strip() for n in free.split(",")] if isinstance(free, str) else list(free or ())
+    names = listed(free) or []
     if NAME not in names:
         return (lambda problem, best, star: None), fit_options
     prior = as_prior(priors.pop(NAME)) if NAME in priors else None

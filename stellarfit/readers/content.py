@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emulators.columns import column_words
-
-SIGMA_PER_FWHM = 1.0 / np.sqrt(8.0 * np.log(2.0))
+from stellarfit.constants import SIGMA_PER_FWHM
 
 # Names of columns and image extensions by what they hold, the preferred first.
 WAVELENGTH = ("wavelength", "wave", "lambda", "lam", "wl", "awav", "wavel", "wvl")

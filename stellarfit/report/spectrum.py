@@ -123,9 +123,8 @@ def _arm(
 def _curves(arm: ArmFit) -> dict[str, dict[str, Array]]:
     """Return the curves in both units, NaN where they are not drawn."""
     scale = np.where(arm.continuum > 0, arm.continuum, np.nan)
-    first, last = np.flatnonzero(arm.used)[[0, -1]] if arm.used.any() else (0, -1)
     covered = np.zeros(len(arm.used), dtype=bool)
-    covered[first:last + 1] = True
+    covered[arm.covered] = True
     used, shown = arm.used, arm.spectrum.good
     observed = {
         "flux": np.where(used, arm.flux, np.nan),

@@ -53,7 +53,7 @@ def _facts(fit: FitResult) -> Rows:
     facts = [
         ("emulator", str(fit.provenance["emulator"])),
         ("instrument", str(fit.provenance["instrument"])),
-        ("pixels", f"{int(fit.used.sum())} of {len(fit.used)}"),
+        ("pixels", f"{int(fit.used.sum())} of {fit.covered}"),
         ("S/N per pixel", f"{fit.snr:.0f}"),
         ("chi2/dof", f"{fit.reduced_chi2:.2f}"),
         ("residual scatter", f"{100 * fit.residual_rms:.2f} %"),

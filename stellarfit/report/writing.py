@@ -15,7 +15,8 @@ from stellarfit.report.catalogue import catalogue_page, column_of
 from stellarfit.report.links import folder_of, links_to, page_name, stems_of
 from stellarfit.report.page import check_installed
 from stellarfit.report.star import star_page
-from stellarfit.result import FitResult, load_result
+from stellarfit.result import FitResult
+from stellarfit.result_file import load_result
 
 if TYPE_CHECKING:
     from astropy.table import Table

@@ -21,14 +21,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from stellarfit.survey.engine import Status
+    from stellarfit.survey.folder import OtherSurveyError
     from stellarfit.survey.models import result
-    from stellarfit.survey.running import HoleError, merge, run, status
+    from stellarfit.survey.running import IncompleteError, Progress, merge, run, status
 
-__all__ = ["HoleError", "Status", "merge", "result", "run", "status"]
+__all__ = ["IncompleteError", "OtherSurveyError", "Progress", "Status", "merge", "result", "run",
+           "status"]
 
 # Loaded at first use, so that the command line can answer --help without torch.
-_HOMES = {"HoleError": "running", "Status": "engine", "merge": "running", "result": "models",
-          "run": "running", "status": "running"}
+_HOMES = {"IncompleteError": "running", "OtherSurveyError": "folder", "Progress": "running",
+          "Status": "engine", "merge": "running", "result": "models", "run": "running",
+          "status": "running"}
 
 
 def __getattr__(name: str) -> Any:

@@ -65,7 +65,7 @@ def run_command(
       stellarfit survey run "night*/*.fits" --config survey.toml --out survey
       stellarfit survey run --out survey --retry-failed
     """
-    from stellarfit.survey.running import HoleError, reason, run
+    from stellarfit.survey.running import IncompleteError, reason, run
 
     files: Any = list(inputs)
     if listed is not None:
@@ -88,7 +88,7 @@ def run_command(
         raise click.ClickException(
             f"stopped; what is done stays: go on with 'stellarfit survey run -o {folder}'"
         ) from None
-    except (*FAILURES, HoleError) as error:
+    except (*FAILURES, IncompleteError) as error:
         raise click.ClickException(str(error)) from error
 
 
@@ -131,11 +131,11 @@ def merge_command(folder: Path, output: Path, aliases: str | None) -> None:
       stellarfit survey merge survey -o catalogue.fits --aliases apogee
     """
     from stellarfit.survey.catalogue import alias
-    from stellarfit.survey.running import HoleError, merge
+    from stellarfit.survey.running import IncompleteError, merge
 
     try:
         table = merge(folder, output, aliases=aliases)
-    except (*FAILURES, HoleError) as error:
+    except (*FAILURES, IncompleteError) as error:
         raise click.ClickException(str(error)) from error
     lost = int((table[alias("status", aliases)] != 0).sum())
     click.echo(f"wrote {output}: {len(table)} rows, {lost} without a fit")

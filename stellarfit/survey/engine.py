@@ -25,8 +25,9 @@ from threadpoolctl import threadpool_limits
 from emulators import Emulator
 from emulators.labels import unknown_names
 from stellarfit.calibration import Calibration, load_calibration
+from stellarfit.conclusion import conclude
 from stellarfit.continuum import as_continuum
-from stellarfit.fitting import METHODS, best_of, conclude
+from stellarfit.fitting import METHODS, best_of
 from stellarfit.instrument import instrument_for
 from stellarfit.noise import Noise
 from stellarfit.observation import Observation, observe

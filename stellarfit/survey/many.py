@@ -59,8 +59,9 @@ def fit_many(
     progress : bool, optional
         Show a bar; by default where there is a terminal.
     **options
-        Those of :func:`stellarfit.fit` on instrument, emulator, parameters and noise; and
-        ``device``, such as ``"cuda"``, of an emulator given by name or path.
+        Those of :func:`stellarfit.fit` on instrument, emulator, parameters and noise, one
+        velocity and resolution for all arms of a star; and ``device``, such as ``"cuda"``, of an
+        emulator given by name or path.
 
     Returns
     -------
@@ -68,8 +69,11 @@ def fit_many(
 
     Raises
     ------
-    ValueError
-        For settings that no star could be fitted with; never for a star.
+    ValueError, TypeError, FileNotFoundError
+        For settings that no star could be fitted with, unknown options, a file given twice, and
+        when there is no such emulator; never for a star.
+    ModuleNotFoundError
+        For Parquet without pyarrow.
 
     Examples
     --------

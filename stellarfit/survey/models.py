@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from stellarfit.hdf5 import in_memory, opened
-from stellarfit.result import FitResult, read_from
+from stellarfit.result import FitResult
+from stellarfit.result_file import read_result, write_result
 from stellarfit.survey.engine import Outcome
 from stellarfit.survey.folder import Survey
 
@@ -35,7 +36,7 @@ def keeping(
         def keep(number: int, outcome: Outcome) -> None:
             given.add(str(number))
             if isinstance(outcome, FitResult):
-                outcome.write_into(file.create_group(str(number)))
+                write_result(outcome, file.create_group(str(number)))
 
         yield keep
         if others and path.exists():
@@ -72,4 +73,4 @@ def result(source: str | Path, index: int) -> FitResult:
     with opened(path, "file of models", FORM) as file:
         if str(index) not in file:
             raise ValueError(f"'{path}' has no result of a star {index}; the catalogue says why")
-        return read_from(file[str(index)])
+        return read_result(file[str(index)])

@@ -61,7 +61,7 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
-class HoleError(RuntimeError):
+class IncompleteError(RuntimeError):
     """Shards are missing or damaged: there is no catalogue yet."""
 
 
@@ -160,7 +160,7 @@ class Maker:
 
 
 @dataclass(frozen=True)
-class State:
+class Progress:
     """How far a survey is.
 
     Attributes
@@ -197,7 +197,7 @@ class State:
 OF_LATE = 20
 
 
-def status(folder: str | Path) -> State:
+def status(folder: str | Path) -> Progress:
     """Say how far a survey is, from what is in its folder; whoever runs it is not asked.
 
     Raises
@@ -212,7 +212,7 @@ def status(folder: str | Path) -> State:
     span = done[late[-1]]["at"] - done[late[0]]["at"] if len(late) > 1 else 0.0
     rate = sum(stars[n] for n in late[1:]) / span if span > 0 else np.nan
     count = sum(stars.values())
-    return State(survey.count, survey.shards, count, len(done),
+    return Progress(survey.count, survey.shards, count, len(done),
                  sum(s["failed"] for s in done.values()), rate, (survey.count - count) / rate)
 
 
@@ -229,7 +229,7 @@ def run(
     single: bool = False, retry_failed: bool = False, again: bool = False,
     medium: str | None = None, models: bool = False, batch: int | None = None,
     progress: bool | None = None, **options: Any,
-) -> State:
+) -> Progress:
     """Fit the stars of files, and keep what is done in a folder; called again, it goes on.
 
     Parameters
@@ -255,17 +255,23 @@ def run(
         As of :func:`stellarfit.fit_many`; `models` says whether to keep results in full.
         Options, ``device`` among them, are plain: names and numbers, no objects.
     progress : bool, optional
+        Show a bar; by default where there is a terminal.
 
     Returns
     -------
-    State
+    Progress
 
     Raises
     ------
-    HoleError
+    IncompleteError
         When a shard could not be made; the others are done.
     OSError
         When the folder cannot be written to; what is done stays.
+    OtherSurveyError
+        When the folder holds a survey of other inputs or settings.
+    ValueError, TypeError, FileNotFoundError
+        For settings that no star could be fitted with, unknown options, and when there is no such
+        emulator.
     """
     settings = {**options, **({"batch": batch} if batch is not None else {}),
                 **({"medium": medium} if medium else {}), **({"models": True} if models else {})}
@@ -299,8 +305,9 @@ def run(
                 continue
             bar.update(made.stars)
     if errors:
-        raise HoleError(f"{len(errors)} of {survey.shards} shards could not be made, the first "
-                        f"({errors[0].shard}) because of {errors[0].error}; run again to try again")
+        raise IncompleteError(
+            f"{len(errors)} of {survey.shards} shards could not be made, the first "
+            f"({errors[0].shard}) because of {errors[0].error}; run again to try again")
     return status(folder)
 
 
@@ -352,8 +359,10 @@ def merge(
 
     Raises
     ------
-    HoleError
+    IncompleteError
         When shards are missing or damaged: a catalogue with holes is none.
+    ValueError, FileNotFoundError
+        For another suffix, and a folder that holds no survey.
     """
     check_suffix(out)
     check_aliases(aliases)
@@ -365,8 +374,9 @@ def merge(
         except (FileNotFoundError, ValueError) as error:
             holes.append(str(error))
     if holes:
-        raise HoleError(f"{len(holes)} of {survey.shards} shards are missing or damaged ("
-                        f"{holes[0]}): 'stellarfit survey run --out {folder}' makes them")
+        raise IncompleteError(
+            f"{len(holes)} of {survey.shards} shards are missing or damaged ({holes[0]}): "
+            f"'stellarfit survey run --out {folder}' makes them")
     arrays = {n: np.concatenate([p[n] for p in parts]) for n in parts[0]}
     table = to_table({**survey.where(), **arrays}, _engine(survey)[0].parameters,
                      survey.provenance, aliases=aliases)

@@ -51,6 +51,20 @@ def test_json_is_json_and_a_bad_file_does_not_stop_the_others(star, tmp_path):
     assert done.stderr.count("\n") == 1
 
 
+def test_names_inside_a_file_stay_in_the_output_folder(star, tmp_path):
+    from astropy.table import Table
+
+    wavelength, flux, sigma = np.loadtxt(star).T
+    names = ["../evil", "NGC 104/12"]
+    Table({"wavelength": [wavelength] * 2, "flux": [flux] * 2, "err": [sigma] * 2, "name": names},
+          meta={"MEDIUM": "air"}).write(tmp_path / "t.fits")
+    out = tmp_path / "deep" / "out"
+    done = run("fit", tmp_path / "t.fits", *FEW, "--no-plot", "-o", out)
+    assert done.exit_code == 0, done.output
+    assert {p.name for p in out.rglob("*.h5")} == {"t-.._evil.h5", "t-NGC_104_12.h5"}
+    assert list(tmp_path.rglob("*.h5")) == list(out.glob("*.h5"))
+
+
 @pytest.mark.parametrize(("arguments", "code", "message"), [
     (["fit"], 2, "Missing argument"),
     (["fit", "absent.fits", "-R", "2000"], 1, "absent.fits"),
@@ -149,7 +163,8 @@ def test_a_calibration_is_made_and_used(star, tmp_path):
     assert mask.exists()
     done = run("fit", star, "--medium", "air", *FEW, "--calibration", mask, "--json", "--no-plot",
                "-o", tmp_path)
-    assert json.loads(done.stdout)[0]["provenance"]["calibration"].startswith("star with mgb-fgk@")
+    assert json.loads(done.stdout)[0]["provenance"]["calibration"].startswith(
+        "star.one with mgb-fgk@")
 
 
 @pytest.mark.parametrize(("arguments", "message"), [

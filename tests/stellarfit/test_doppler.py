@@ -7,7 +7,8 @@ import pytest
 import torch
 from astropy import units as u
 
-from stellarfit.doppler import SPEED_OF_LIGHT, log_shift
+from stellarfit.constants import SPEED_OF_LIGHT
+from stellarfit.doppler import log_shift
 
 VELOCITIES = [-2000.0, -300.0, -1e-3, 0.0, 12.3, 500.0, 30_000.0]
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy.special import erf
 
-from stellarfit.doppler import SPEED_OF_LIGHT
+from stellarfit.constants import SPEED_OF_LIGHT
 from stellarfit.lsf import (
     REACH,
     SIGMA_PER_FWHM,

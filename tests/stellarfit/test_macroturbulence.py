@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from stellarfit.doppler import SPEED_OF_LIGHT
+from stellarfit.constants import SPEED_OF_LIGHT
 from stellarfit.interpolation import filtered, frequencies
 from stellarfit.macroturbulence import transform
 

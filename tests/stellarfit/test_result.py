@@ -37,6 +37,40 @@ def test_a_saved_result_comes_back_identical(result, tmp_path):
     np.testing.assert_array_equal(loaded.spectrum.mask, result.spectrum.mask)
 
 
+def test_a_result_in_the_ultraviolet_comes_back(result, tmp_path):
+    from astropy import units
+
+    wavelength = np.linspace(2000.0, 2900.0, len(result.spectrum))
+    far = Spectrum(wavelength * units.Angstrom, result.spectrum.flux, ivar=result.spectrum.ivar,
+                   medium="vacuum")
+    loaded = load_result(replace(result, spectra=(far,)).save(tmp_path / "uv.h5"))
+    np.testing.assert_array_equal(loaded.spectrum.wavelength, wavelength)
+
+
+def test_a_damaged_state_is_refused_with_the_name_of_the_file(result, tmp_path):
+    import h5py
+
+    path = result.save(tmp_path / "fit.h5")
+    for state in ("{", '{"spectra": [], "names": [], "units": [], "label_names": [], "arms": []}'):
+        with h5py.File(path, "r+") as file:
+            file.attrs["state"] = state
+        with pytest.raises(ValueError, match=r"fit\.h5' is not a readable result"):
+            load_result(path)
+
+
+def test_pixels_are_counted_where_the_fit_reaches(result):
+    used = np.zeros(len(result.used), dtype=bool)
+    used[10:20] = used[30:40] = True
+    assert "20 of 30 pixels" in replace(result, used=used).summary()
+
+
+def test_a_label_of_an_own_grid_has_its_name_for_a_description():
+    from stellarfit.result import describe_parameter
+
+    assert describe_parameter("age") == "age"
+    assert describe_parameter("mg_fe") == "abundance ratio [Mg/Fe]"
+
+
 def test_a_damaged_result_is_refused_in_one_sentence(result, tmp_path):
     path = result.save(tmp_path / "fit.h5")
     content = bytearray(path.read_bytes())

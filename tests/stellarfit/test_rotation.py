@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.integrate import quad
 
-from stellarfit.doppler import SPEED_OF_LIGHT
+from stellarfit.constants import SPEED_OF_LIGHT
 from stellarfit.rotation import rotate, transform, transform_and_slope
 
 STEP = 1e-5

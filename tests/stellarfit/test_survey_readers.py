@@ -55,6 +55,35 @@ def test_a_desi_coadd_is_several_spectra_to_read(tmp_path):
     assert "stellarfit.read_all" in refusal(tmp_path / "coadd.fits")
 
 
+def test_a_file_that_lacks_what_its_kind_has_is_refused_by_name(tmp_path):
+    hermes = fits.PrimaryHDU(FLUX)
+    hermes.header["INSTRUME"] = "HERMES-2df"
+    fits.HDUList([hermes, fits.ImageHDU(SIGMA)]).writeto(tmp_path / "h.fits")
+    for reader in (read, read_all):
+        with pytest.raises(ValueError, match=r"h\.fits' lacks .*CRVAL1"):
+            reader(tmp_path / "h.fits")
+
+
+def test_a_table_of_fibres_alone_is_no_coadd(tmp_path):
+    from stellarfit.readers.many import count_stars
+
+    fibres = fits.BinTableHDU.from_columns(
+        [fits.Column("TARGETID", "K", array=np.arange(500))], name="FIBERMAP")
+    fits.HDUList([fits.PrimaryHDU(), fibres]).writeto(tmp_path / "redrock.fits")
+    assert count_stars(tmp_path / "redrock.fits") == 1
+
+
+def test_what_an_ecsv_says_of_itself_is_not_taken_for_ours(tmp_path):
+    from astropy.table import Table
+
+    meta = {"medium": "air", "noise": "estimated", "frame": "moon", "observer": "x"}
+    Table({"wavelength": WAVELENGTH, "flux": FLUX, "err": SIGMA}, meta=meta).write(
+        tmp_path / "s.ecsv")
+    spectrum = read(tmp_path / "s.ecsv")
+    assert (spectrum.noise_estimated, spectrum.frame) == (False, "unknown")
+    assert spectrum.meta["observer"] == "x"
+
+
 def test_any_other_file_is_one_star(tmp_path):
     np.savetxt(tmp_path / "star.txt", np.column_stack([np.arange(5000.0, 5050.0), np.ones(50),
                                                        np.full(50, 0.1)]))
@@ -223,6 +252,9 @@ def test_the_orders_of_a_multispec_image_are_arms(tmp_path):
     x = np.linspace(-1.0, 1.0, 200)
     np.testing.assert_allclose(arms["62"].wavelength, 5150.0 + 10.0 * x + 0.5 * (2 * x**2 - 1))
     assert arms["60"].noise_estimated
+    echelle(tmp_path / "one.fits", ["60 1 0 5000. 0.05 200 0. 1. 2."], np.ones(200) + FLUX)
+    (arms,) = read_all(tmp_path / "one.fits", medium="air").values()
+    assert list(arms) == ["60"]
     with pytest.raises(ValueError, match="air or vacuum"):
         read_all(tmp_path / "e.fits")
     with pytest.raises(ValueError, match=r"multispec image.*read_all"):

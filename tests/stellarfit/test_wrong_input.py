@@ -116,6 +116,47 @@ def test_an_arm_without_a_good_pixel_is_left_out(star, lines, tmp_path) -> None:
     assert set(result.provenance["left_out"]) == {"b"}
 
 
+@pytest.mark.parametrize("several", [stellarfit.fit_batch, stellarfit.sample_batch])
+def test_a_single_star_is_no_batch(several, star, lines, tmp_path) -> None:
+    for one in (star, "star.fits", {"a": star}):
+        with pytest.raises(ValueError, match=r"expected a list of stars; .* give \[star\]"):
+            several(one, resolution=20_000, emulator=lines)
+
+
+def test_an_arm_may_be_a_table_of_pandas(star, lines) -> None:
+    pandas = pytest.importorskip("pandas")
+    table = pandas.DataFrame({"wavelength": star.wavelength, "flux": star.flux})
+    by_table = fit(table, lines, ivar=star.ivar, medium="air")
+    assert by_table.labels == fit(star, lines).labels
+
+
+def test_an_emulator_of_broadened_spectra_is_refused(star, lines) -> None:
+    import copy
+    from dataclasses import replace
+
+    broadened = copy.copy(lines)
+    broadened.labels = replace(lines.labels, names=("teff", "logg", "vsini", "fe_h", "mg_h",
+                                                    "ca_h"))
+    with pytest.raises(ValueError, match="has vsini as a label: a fit broadens"):
+        fit(star, broadened)
+
+
+def test_arms_with_velocities_of_their_own_need_none_of_the_star(star, lines) -> None:
+    result = fit({"a": star, "b": star}, lines, free=None,
+                 fixed={**FIXED, "rv": 0.0, "rv_a": 0.0, "rv_b": 1.0})
+    assert result.rvs.tolist() == [0.0, 1.0]
+
+
+def test_no_broadening_is_no_limit(star, lines) -> None:
+    result = fit(star, lines, free=[*FREE, "vmac"])
+    assert "vmac" not in result.provenance["at_limit"]
+
+
+def test_a_calibration_says_which_options_it_decides(star, lines) -> None:
+    with pytest.raises(ValueError, match="emulator_error: a calibration decides that itself"):
+        stellarfit.calibrate(star, labels=STAR, emulator=lines, emulator_error=True)
+
+
 def test_the_star_that_spoils_a_batch_is_named(star, lines) -> None:
     masked = Spectrum(star.wavelength, star.flux, ivar=star.ivar, medium=star.medium,
                       mask=np.abs(np.arange(len(star)) - 200) > 5)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from stellarfit.fitting import best_of, conclude
+from stellarfit.conclusion import conclude
+from stellarfit.fitting import best_of
 from stellarfit.posterior.density import Density
 from stellarfit.preparing import prepare
 from tests.stellarfit.posterior.chains import OPTIONS, STAR, draw

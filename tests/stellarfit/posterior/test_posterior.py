@@ -38,6 +38,15 @@ def test_without_a_jitter_all_is_told_and_drawn(star, lines, tmp_path) -> None:
     assert found.corner(tmp_path / "corner.png").exists()
 
 
+def test_a_parameter_that_never_moved_is_drawn_too(posterior, tmp_path) -> None:
+    pytest.importorskip("corner")
+    from dataclasses import replace
+
+    chain = posterior.chain.copy()
+    chain[..., 0] = chain[0, 0, 0, 0]
+    assert replace(posterior, chain=chain).corner(tmp_path / "still.png").exists()
+
+
 def test_no_sample_is_said_and_breaks_nothing(posterior, tmp_path) -> None:
     from dataclasses import replace
 

@@ -24,7 +24,7 @@ from stellarfit.cli import main
 from stellarfit.survey import running
 from stellarfit.survey.engine import Status
 from stellarfit.survey.folder import OtherSurveyError, Survey
-from stellarfit.survey.running import HoleError, Maker, clear_temporaries, merge, run, status
+from stellarfit.survey.running import IncompleteError, Maker, clear_temporaries, merge, run, status
 from stellarfit.survey.targets import find_targets
 from tests.stellarfit.survey.conftest import SETTINGS, write
 
@@ -80,7 +80,7 @@ def test_merge_refuses_holes_and_damage_and_a_second_run_mends_them(
     shards[2].write_bytes(content)
     shards[3].write_bytes(shards[3].read_bytes()[:-100])
     shutil.copy(shards[0], shards[4])
-    with pytest.raises(HoleError, match=r"\d of 5 shards are missing or damaged"):
+    with pytest.raises(IncompleteError, match=r"\d of 5 shards are missing or damaged"):
         merge(folder, out)
     assert not out.exists()
     assert status(folder).done < 40
@@ -362,7 +362,7 @@ def test_a_shard_with_any_bit_flipped_is_whole_or_made_again(
             np.testing.assert_array_equal(values, good[name])
     assert damaged > 50
     path.write_bytes(content[:300])
-    with pytest.raises(HoleError, match=r"0000002\.h5"):
+    with pytest.raises(IncompleteError, match=r"0000002\.h5"):
         merge(folder, tmp_path / "c.fits")
     assert run(None, folder, workers=1).done == 40
 

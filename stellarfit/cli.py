@@ -16,7 +16,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stellarfit.cli_options import FAILURES, given, names, numbers, pictures, settings_options
+from stellarfit.cli_options import (
+    FAILURES,
+    given,
+    instruments,
+    names,
+    numbers,
+    pictures,
+    settings_options,
+    shipped,
+)
 from stellarfit.naming import harmless, stem_of
 from stellarfit.report.cli import report_command
 from stellarfit.survey.cli import survey_command
@@ -111,9 +120,10 @@ def fit_command(
 @click.argument("file", type=click.Path(exists=True, dir_okay=False))
 @click.option("-l", "--label", "labels", multiple=True, callback=numbers, required=True,
               metavar="NAME=VALUE", help="What is known of the star; repeatable.")
-@click.option("-i", "--instrument", help="Name of a spectrograph, such as harps.")
+@click.option("-i", "--instrument", shell_complete=instruments,
+              help="Name of a spectrograph, such as harps.")
 @click.option("-R", "--resolution", type=float, help="R = wavelength / FWHM.")
-@click.option("-e", "--emulator", default="mgb-fgk", show_default=True,
+@click.option("-e", "--emulator", default="mgb-fgk", show_default=True, shell_complete=shipped,
               help="Name of one that ships, or a folder.")
 @click.option("--medium", type=click.Choice(["air", "vacuum"]),
               help="Of the wavelengths, where the file does not say.")

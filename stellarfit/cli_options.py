@@ -59,16 +59,30 @@ def each_resolution(
         raise click.BadParameter(f"expected a number, or several with commas: {error}") from error
 
 
+def instruments(_: click.Context, __: click.Parameter, begun: str) -> list[str]:
+    """Complete the name of an instrument."""
+    from stellarfit.instrument import PRESETS
+
+    return [n for n in PRESETS if n.startswith(begun)]
+
+
+def shipped(_: click.Context, __: click.Parameter, begun: str) -> list[str]:
+    """Complete the name of an emulator that ships."""
+    from emulators.files import shipped_folder
+
+    return sorted(p.name for p in shipped_folder("emulators").glob(f"{begun}*") if p.is_dir())
+
+
 def settings_options(command: Any) -> Any:
     """Add the options that say how a star is fitted."""
     for option in reversed((
-        click.option("-i", "--instrument", callback=each_arm,
+        click.option("-i", "--instrument", callback=each_arm, shell_complete=instruments,
                      help="Name of a spectrograph, such as harps, or a file of wavelength and R; "
                           "of several arms one for all, or one for each, comma-separated."),
         click.option("-R", "--resolution", callback=each_resolution, metavar="R[,R...]",
                      help="R = wavelength / FWHM; likewise."),
         click.option("-e", "--emulator", default="mgb-fgk", show_default=True,
-                     help="Name of one that ships, or a folder."),
+                     shell_complete=shipped, help="Name of one that ships, or a folder."),
         click.option("--medium", type=click.Choice(["air", "vacuum"]),
                      help="Of the wavelengths, where the file does not say."),
         click.option("--free", callback=names, help="Free parameters, comma-separated."),

@@ -219,11 +219,12 @@ def _names(lines: list[Identification], x_range: Any) -> Any:
                             "pixels": ROOM}, code=_NAMES)
     x_range.js_on_change("start", settle)
     x_range.js_on_change("end", settle)
+    figure.js_on_change("inner_width", settle)  # once it is laid out, and whenever it is resized
     return figure
 
 
 def _with_room(x: list[float], x_range: Any) -> list[int]:
-    """Return what the page does when it is zoomed, for a page of usual width."""
+    """Return what the page does when it is laid out, for a page of usual width."""
     room = ROOM * (x_range.end - x_range.start) / WIDTH
     shown: list[int] = []
     for i, place in enumerate(x):

@@ -185,9 +185,11 @@ def test_options_that_make_no_sense_are_refused_in_a_line(star, tmp_path, argume
     ("stellarfit", [], "fi", "fit"),
     ("stellarfit", ["fit"], "--instr", "--instrument"),
     ("stellarfit", ["survey"], "", "merge"),
+    ("stellarfit", ["fit", "-i"], "har", "harps"),
+    ("stellarfit", ["fit", "-e"], "mgb-fgk-", "mgb-fgk-r20k"),
     ("emulators", [], "tr", "train"),
 ])
-def test_the_shell_completes_commands_and_options(program, words, begun, expected):
+def test_the_shell_completes_commands_options_and_names(program, words, begun, expected):
     from click.shell_completion import BashComplete
 
     from emulators.cli import main as of_emulators

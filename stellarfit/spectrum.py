@@ -117,21 +117,22 @@ class Spectrum:
         if ivar is not None and uncertainty is not None:
             raise ValueError("got both ivar and uncertainty; give the one you trust")
         unit = getattr(flux, "unit", None)
+        noise = "ivar" if uncertainty is None else "uncertainty"  # as errors call it
         given = {
             "wavelength": pixels.angstrom(wavelength),
             "flux": pixels.values("flux", flux),
-            "ivar": pixels.inverse_variance(ivar, uncertainty, unit),
+            noise: pixels.inverse_variance(ivar, uncertainty, unit),
             "mask": None if mask is None else np.asarray(mask) != 0,
             "resolution": None if resolution is None else pixels.values("resolution", resolution),
         }
         if matrix is not None:
             pixels.check_matrix(matrix, pixels.angstrom(wavelength))
         arrays = pixels.in_order({k: v for k, v in given.items() if v is not None})
-        ivar, mask, counts = pixels.judge(arrays["flux"], arrays.get("ivar"), arrays.get("mask"))
+        ivar, mask, counts = pixels.judge(arrays["flux"], arrays.get(noise), arrays.get("mask"))
 
         kept = {"medium_from": "argument", **(meta or {}), "counts": counts}
         # dataclasses.replace hands back an estimated ivar as if it were given.
-        estimated = "ivar" not in arrays or kept.get("noise") == "estimated"
+        estimated = noise not in arrays or kept.get("noise") == "estimated"
         kept["noise"] = "estimated" if estimated else "given"
         if unit is not None:
             kept.setdefault("flux_unit", str(unit))

@@ -295,7 +295,7 @@ def distill(teacher: str, settings: dict[str, Any], out: Path, **arguments: Any)
     """
     from emulators import distill as teach
 
-    _report(teach(teacher, out=out, **arguments, **settings), out / "best")
+    _report(teach(teacher, out=out, **{**arguments, **settings}), out / "best")
 
 
 main.add_command(grid)

@@ -16,6 +16,7 @@ import numpy as np
 from stellarfit.readers.content import (
     FLUX,
     LOG_WAVELENGTH,
+    MASK,
     PIXELS,
     WAVELENGTH,
     Column,
@@ -120,6 +121,8 @@ class TableOfSpectra(Sequence[Spectrum]):
         name = row if self._name is None else self._read.cell(self._name.name, row)
         cells = [Column(n, self._read.cell(n, row), self._read.units.get(n, ""))
                  for n in self._columns]
+        # one number about flags is the star's, not its pixels'
+        cells = [c for c in cells if np.ndim(c.values) or c.words[0] not in MASK]
         if self._read.shared is not None and find(cells, (*WAVELENGTH, *LOG_WAVELENGTH)) is None:
             cells.append(Column("wavelength", self._read.shared))
         try:

@@ -127,7 +127,7 @@ def test_units_and_frame_of_a_table_are_those_of_a_file(
         pytest.importorskip("pyarrow")
     path, some = tmp_path / f"t.{suffix}", stars[0][:4]
     table = Table({"flux": [s.flux for s in some], "ivar": [1e-6 * s.ivar for s in some],
-                   "wavelength": [s.wavelength / 10.0 for s in some]},
+                   "wavelength": [s.wavelength / 10.0 for s in some], "flags": [0, 1, 2, 3]},
                   meta={"MEDIUM": "vac", "SPECSYS": "BARYCENT"})
     table["flux"].unit, table["ivar"].unit, table["wavelength"].unit = "Jy", "mJy-2", "nm"
     table.write(path)

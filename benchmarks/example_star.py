@@ -43,10 +43,10 @@ def main(grid: str) -> None:
         off = np.abs(file.labels[rows_, file.label_set.index("teff")] - truth["teff"])
         place = int(np.argmin(off))
         synthetic = torch.as_tensor(file.flux(rows_[[place]])[0])
+    stellarfit.fit(SPECTRA / "example.fits", resolution=30_000).plot(IMAGE)  # as `make fit` does
     if emulator.errors is not None:  # as for a star it never saw
         emulator.errors = emulator.errors.without(place)
     fitted = stellarfit.fit(SPECTRA / "example.fits", resolution=30_000, emulator=emulator)
-    fitted.plot(IMAGE)
 
     names = list(emulator.labels.names)
     parameters = make_parameters(emulator.labels, emulator.domain, free=names, resolution=30_000,

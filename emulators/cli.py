@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from emulators.completion import emulator_names, recipe_names
 from emulators.grid_cli import grid
 
 if TYPE_CHECKING:
@@ -36,7 +37,14 @@ class _Group(click.Group):
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="stellarfit", prog_name="emulators")
 def main() -> None:
-    """Make grids of synthetic stellar spectra; train, evaluate and list their emulators."""
+    """Make grids of synthetic stellar spectra; train, evaluate and list their emulators.
+
+    \b
+    Examples:
+      emulators list
+      emulators train grid.h5 -o runs/mine
+      emulators evaluate runs/mine/best grid.h5
+    """
 
 
 def _key_values(
@@ -63,7 +71,8 @@ def _key_values(
 @click.option("--network",
               type=click.Choice(["transformer", "mlp", "cnn", "cannon", "components"]),
               help="Architecture; that of --init where it is given.  [default: transformer]")
-@click.option("--init", metavar="NAME|DIR", help="Fine-tune a copy of this emulator.")
+@click.option("--init", metavar="NAME|DIR", shell_complete=emulator_names,
+              help="Fine-tune a copy of this emulator.")
 @click.option("--mode", type=click.Choice(["full", "lora"]),
               help="With --init: all weights, or low-rank adapters.  [default: full]")
 @click.option("--lora", multiple=True, metavar="KEY=VALUE", callback=_key_values,
@@ -171,7 +180,7 @@ def _report(emulator: Emulator, folder: Path) -> None:
 
 @main.command()
 def settings() -> None:
-    """List the settings of a training and their defaults.
+    """List the settings of a training and their defaults; help(emulators.Recipe) explains them.
 
     \b
     Example:
@@ -186,7 +195,7 @@ def settings() -> None:
 
 
 @main.command()
-@click.argument("emulator")
+@click.argument("emulator", shell_complete=emulator_names)
 @click.argument("grid", type=click.Path(path_type=Path))
 @click.option("--split", type=click.Choice(["train", "validation", "test"]),
               default="validation",
@@ -216,7 +225,7 @@ def evaluate(emulator: str, grid: Path, split: str, as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("recipe")
+@click.argument("recipe", shell_complete=recipe_names)
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, metavar="GRID",
               help="The HDF5 file to write.")
 @click.option("--number", type=click.IntRange(1), help="How many spectra.  [default: the recipe's]")
@@ -263,7 +272,7 @@ def _ends(ctx: click.Context, parameter: click.Parameter, text: str | None) -> A
 
 
 @main.command()
-@click.argument("teacher", metavar="TEACHER")
+@click.argument("teacher", metavar="TEACHER", shell_complete=emulator_names)
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, metavar="DIR",
               help="Folder of the run; the student is written to DIR/best.")
 @click.option("--wavelength", metavar="LOW:HIGH", callback=_ends,

@@ -240,10 +240,14 @@ class Emulator:
 
     def _tensor_of(self, labels: Mapping[str, Any]) -> Tensor:
         matrix, offset = self.labels.affine(list(labels))
-        columns = torch.broadcast_tensors(*(  # type: ignore[no-untyped-call]
-            torch.as_tensor(v, dtype=torch.float64, device=self.device)
-            for v in labels.values()
-        ))
+        given = [torch.as_tensor(v, dtype=torch.float64, device=self.device)
+                 for v in labels.values()]
+        try:
+            columns = torch.broadcast_tensors(*given)  # type: ignore[no-untyped-call]
+        except RuntimeError as error:
+            shapes = ", ".join(f"{n} {tuple(v.shape)}" for n, v in zip(labels, given, strict=True))
+            raise ValueError(f"labels have shapes {shapes}; expected the same, or numbers"
+                             ) from error
         values = torch.stack(columns, dim=-1)
         return values @ values.new_tensor(matrix).T + values.new_tensor(offset)
 

@@ -16,7 +16,13 @@ import click
 
 @click.group()
 def grid() -> None:
-    """Look at grids of spectra, check them, or make one from spectra that you have."""
+    """Look at grids of spectra, check them, or make one from spectra that you have.
+
+    \b
+    Examples:
+      emulators grid convert spectra/ -o mine.h5 --medium air
+      emulators grid check mine.h5
+    """
 
 
 @grid.command("info")

@@ -14,6 +14,7 @@ nobody mentions follows iron.  Everything that maps parameters to labels, here a
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -27,6 +28,10 @@ from numpy.typing import ArrayLike, NDArray
 SOLAR_HE_FRAC = 0.0784
 
 
+#: more abundances than these are not listed one by one
+MANY = 40
+
+
 def is_abundance(name: str) -> bool:
     """Whether `name` is a logarithmic abundance relative to hydrogen, such as ``mg_h``."""
     return name.endswith("_h")
@@ -35,12 +40,21 @@ def is_abundance(name: str) -> bool:
 def unknown_names(
     names: Sequence[str], valid: Sequence[str], what: str = "label"
 ) -> ValueError:
-    """Return the error that lists the names we do not know beside those we do."""
-    guesses = [g for n in names for g in get_close_matches(n, valid, n=1)]
+    """Return the error that lists the names we do not know beside those we do.
+
+    Of dozens of abundances it says how they are spelled.
+    """
+    plain = [re.sub(r"\W+", "_", n.lower()).strip("_") for n in names]  # [Fe/H]
+    guesses = [g for n in plain for g in get_close_matches(n, valid, n=1)]
     hint = f" (did you mean {', '.join(guesses)}?)" if guesses else ""
+    ratios = [n for n in valid if n != "fe_h" and n.endswith(("_h", "_fe"))]
+    listed = list(valid)
+    if len(ratios) > MANY:
+        listed = [n for n in valid if n not in ratios]
+        listed.append(f"{len(ratios)} abundances such as {', '.join(ratios[:3])}")
     return ValueError(
         f"unknown {what}{'s' if len(names) > 1 else ''} {', '.join(map(repr, names))}{hint}; "
-        f"valid: {', '.join(valid)}"
+        f"valid: {', '.join(listed)}"
     )
 
 

@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from emulators import Emulator
+from emulators.labels import is_abundance
 from stellarfit.constants import SPEED_OF_LIGHT
 from stellarfit.hdf5 import in_memory, opened, write_arrays
 from stellarfit.result import FitResult
@@ -150,6 +151,10 @@ def calibrate(
         raise ValueError(f"{', '.join(taken)}: a calibration decides that itself; say what is "
                          "known of the star with labels=")
     emulator = loaded(fit_options.pop("emulator", DEFAULT_EMULATOR))
+    if missing := [n for n in emulator.labels.names if n not in (*labels, *free)
+                   and (n == "fe_h" or not is_abundance(n)) and n != "he_frac"]:
+        raise ValueError(f"{', '.join(missing)} must be known of the star as well: "
+                         f"labels={{'{missing[0]}': ...}}, -l {missing[0]}=...")
     result = fit(spectrum, flux, fixed=dict(labels), free=list(free), emulator=emulator,
                  emulator_error=False, **fit_options)
     residual = at_rest(result, emulator)

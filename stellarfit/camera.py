@@ -48,7 +48,7 @@ def _refinement_for_pixels(arm: Arm, log_step: float) -> int:
     return min(LARGEST_REFINEMENT, max(1, math.ceil(STEPS_PER_PIXEL * log_step / pixel)))
 
 
-def _missing_resolution(resolution: float, emulator: Emulator) -> float:
+def missing_resolution(resolution: float, emulator: Emulator) -> float:
     """Return the resolution of what must broaden the emulator's spectra to this one.
 
     Raises
@@ -94,7 +94,7 @@ class Camera:
         self.largest = float(each.max()) * margin
         self.smallest = float(each.min()) / margin
         self._own = 0.0 if emulator.resolution is None else SIGMA_PER_FWHM / emulator.resolution
-        needed = _missing_resolution(self.largest, emulator)
+        needed = missing_resolution(self.largest, emulator)
         self.refinement = (_refinement_for_pixels(arm, log_step) if arm.matrix
                            else refinement_for(emulator, needed,
                                                 gaussian=instrument.gaussian))

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from emulators.completion import emulator_names
 from stellarfit.cli_options import (
     FAILURES,
     given,
@@ -24,7 +25,6 @@ from stellarfit.cli_options import (
     numbers,
     pictures,
     settings_options,
-    shipped,
 )
 from stellarfit.naming import harmless, stem_of
 from stellarfit.report.cli import report_command
@@ -61,7 +61,7 @@ def main() -> None:
 
     \b
     stellarfit fit star.fits --instrument harps -o out
-    stellarfit sample star.fits --resolution 47000 --free teff,logg,vmic,fe_h,rv
+    stellarfit sample star.fits --resolution 47000 --free teff,logg,vmic,fe_h,rv,vsini
     stellarfit report out/star.h5 -o star.html
     """
 
@@ -123,7 +123,8 @@ def fit_command(
 @click.option("-i", "--instrument", shell_complete=instruments,
               help="Name of a spectrograph, such as harps.")
 @click.option("-R", "--resolution", type=float, help="R = wavelength / FWHM.")
-@click.option("-e", "--emulator", default="mgb-fgk", show_default=True, shell_complete=shipped,
+@click.option("-e", "--emulator", default="mgb-fgk", show_default=True,
+              shell_complete=emulator_names,
               help="Name of one that ships, or a folder.")
 @click.option("--medium", type=click.Choice(["air", "vacuum"]),
               help="Of the wavelengths, where the file does not say.")

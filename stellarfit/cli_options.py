@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from emulators.completion import emulator_names
+
 FAILURES = (ValueError, TypeError, OSError, ImportError, RuntimeError)
 
 
@@ -66,13 +68,6 @@ def instruments(_: click.Context, __: click.Parameter, begun: str) -> list[str]:
     return [n for n in PRESETS if n.startswith(begun)]
 
 
-def shipped(_: click.Context, __: click.Parameter, begun: str) -> list[str]:
-    """Complete the name of an emulator that ships."""
-    from emulators.files import shipped_folder
-
-    return sorted(p.name for p in shipped_folder("emulators").glob(f"{begun}*") if p.is_dir())
-
-
 def settings_options(command: Any) -> Any:
     """Add the options that say how a star is fitted."""
     for option in reversed((
@@ -82,10 +77,13 @@ def settings_options(command: Any) -> Any:
         click.option("-R", "--resolution", callback=each_resolution, metavar="R[,R...]",
                      help="R = wavelength / FWHM; likewise."),
         click.option("-e", "--emulator", default="mgb-fgk", show_default=True,
-                     shell_complete=shipped, help="Name of one that ships, or a folder."),
+                     shell_complete=emulator_names, help="Name of one that ships, or a folder."),
         click.option("--medium", type=click.Choice(["air", "vacuum"]),
                      help="Of the wavelengths, where the file does not say."),
-        click.option("--free", callback=names, help="Free parameters, comma-separated."),
+        click.option("--free", callback=names,
+                     help="Free parameters, comma-separated; rv, vsini and vmac are held at 0 "
+                          "where they are not among them.  [default: teff, logg, vmic, fe_h, nine "
+                          "elements over iron, rv, vsini]"),
         click.option("--fix", "fixed", multiple=True, callback=numbers, metavar="NAME=VALUE",
                      help="Hold a parameter; repeatable."),
         click.option("--tie", "tied", multiple=True, callback=assignments,

@@ -153,8 +153,9 @@ def as_continuum(value: int | str | Continuum) -> Continuum:
             return Chebyshev(int(numbers[0]), tuple(float(n) for n in numbers[1:]))
         return Chebyshev(int(kind))
     except ValueError as error:
+        why = "" if "literal" in str(error) or "convert" in str(error) else f" ({error})"
         raise ValueError(
-            f"'{value}' is no continuum ({error}); expected a degree, chebyshev:DEGREE[:BREAK...], "
+            f"'{value}' is no continuum{why}; expected a degree, chebyshev:DEGREE[:BREAK...], "
             "spline:SPACING (Å between knots) or normalised"
         ) from error
 

@@ -57,8 +57,10 @@ def fit(
     free : sequence of str, optional
         Labels (``teff``, ``mg_h``), ratios (``mg_fe``) and ``rv``, ``vsini``, ``vmac``,
         ``resolution``, ``epsilon``, with several arms also ``rv_NAME`` and
-        ``resolution_NAME``; `stellarfit.parameters.DEFAULT_FREE` by default.  An element
-        that nobody mentions follows iron.
+        ``resolution_NAME``.  By default those of ``teff, logg, vmic, fe_h, mg_fe, c_fe, ca_fe,
+        ti_fe, cr_fe, mn_fe, co_fe, ni_fe, nd_fe, rv, vsini`` that the emulator has.  An element
+        that nobody mentions follows iron; a velocity, rotation or macroturbulence that nobody
+        mentions is held at 0.
     fixed : mapping of str to float, optional
     tied : mapping of str to str, optional
         ``{"ca_fe": "mg_fe"}``: calcium moves with magnesium.

@@ -66,7 +66,8 @@ def opened(path: str | Path, what: str, format: str) -> Iterator[Any]:
     try:
         with h5py.File(path, "r") as file:
             if file.attrs.get("format") != format:
-                raise ValueError(f"'{path}' is not a {format}")
+                raise ValueError(f"'{path}' is no {what}, but "
+                                 f"{file.attrs.get('format', 'a file of others')!r}")
             yield file
     except (OSError, LookupError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"'{path}' is not a readable {what}: {error}") from error

@@ -27,6 +27,9 @@ from stellarfit.spectrum import Spectrum, from_specutils
 FEWEST_PIXELS = 20
 #: how far (km/s) beyond the emulator's range light may be shifted from
 LARGEST_SHIFT = 1000.0
+#: what others call the options of a fit
+MEANT = {**dict.fromkeys(("err", "error", "errors", "sigma", "flux_err", "flux_error", "noise"),
+                         "uncertainty"), "fix": "fixed", "tie": "tied", "prior": "priors"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +136,8 @@ def as_spectrum(spectrum: Any, flux: Any = None, **options: Any) -> Spectrum:
             own["uncertainty"] = getattr(spectrum, "flux_err", None)
         spectrum, flux, options = spectrum.wavelength, spectrum.flux, {**own, **options}
     if flux is None:
-        raise ValueError("wavelengths without fluxes: call fit(wavelength, flux, ...)")
+        raise ValueError(f"got a {type(spectrum).__name__} and no fluxes: call fit(wavelength, "
+                         "flux, ivar=..., medium=...)")
     return Spectrum(spectrum, flux, **_known(
         options, ("ivar", "uncertainty", "mask", "medium", "name", "meta"),
         "arrays"))
@@ -149,7 +153,9 @@ def as_list(spectra: Any) -> list[Any]:
 def _known(options: dict[str, Any], valid: Sequence[str], what: str) -> dict[str, Any]:
     """Return options that go with a spectrum of some kind, or say which do not exist."""
     if wrong := [n for n in options if n not in valid]:
-        raise ValueError(f"unknown option {', '.join(wrong)}: with {what} a fit takes "
+        meant = [MEANT[n] for n in wrong if n in MEANT]
+        hint = f" (did you mean {', '.join(meant)}?)" if meant else ""
+        raise ValueError(f"unknown option {', '.join(wrong)}{hint}: with {what} a fit takes "
                          f"{', '.join(valid)}, and what help(stellarfit.fit) lists")
     return options
 

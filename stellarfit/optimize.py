@@ -32,7 +32,7 @@ PIXELS_AT_ONCE = 160_000
 STARS_AT_ONCE = 64
 #: how far (in typical sizes) the labels may move before the emulator's derivatives, nearly all
 #: of the cost, are taken anew: on the way, and where a star is said to have converged
-ON_THE_WAY, AT_THE_END = 1.0, 0.1
+ON_THE_WAY, AT_THE_END = 1.0, 0.3
 #: when a step promises less of chi-square than this, the noise of a star's end is asked for
 NEAR_THE_END = 0.1
 #: times that gradient descent weighs its stars

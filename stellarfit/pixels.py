@@ -123,6 +123,8 @@ def judge(
     lost = ~np.isfinite(flux)
     if lost.all():
         raise ValueError(f"all {len(flux)} fluxes are NaN or infinite: there is nothing to fit")
+    if not flux[~lost].any():
+        raise ValueError(f"all {len(flux)} fluxes are zero: there is nothing to fit")
     gap = _gaps(flux) if ivar is None else nothing
     unweighted = nothing if ivar is None else ~(np.isfinite(ivar) & (ivar > 0))
     if unweighted.all():

@@ -175,6 +175,8 @@ def make_plan(
         "resolution": [a.instrument.resolution for a in arms],
         "continuum": [str(a.continuum) for a in arms],
         "fixed": dict(fixed or {}), "tied": dict(tied or {}),
+        "held": {n: v for n, v in parameters.fixed_stages.items()
+                 if stage_of(n) in ("rv", "vsini", "vmac") and not {n, stage_of(n)} & {*fixed}},
         "priors": {n: str(p) for n, p in given.items()}, "seed": seed,
         "calibration": calibration.identity if calibration is not None else "",
         "version": version("stellarfit"),

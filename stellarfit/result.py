@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from emulators.notebook import shown
 from stellarfit.parameters import STAGES, stage_of
-from stellarfit.quality import describe
+from stellarfit.quality import describe, names_of
 from stellarfit.spectrum import Spectrum
 
 if TYPE_CHECKING:
@@ -293,8 +293,13 @@ class FitResult:
 
     @property
     def limits(self) -> list[str]:
-        """Sentences on what the errors leave out, and on parameters that are at, or are, limits."""
+        """Sentences on what was held, what the errors leave out, and which parameters are at, or
+        are, limits.
+        """
         found = []
+        known = {**self.provenance.get("fixed", {}), **self.provenance.get("held", {})}
+        if known:
+            found.append("held: " + ", ".join(f"{n} = {v:g}" for n, v in known.items()))
         if at_limit := self.provenance.get("at_limit"):
             found.append(f"at a limit: {', '.join(at_limit)}")
         if self.provenance.get("emulator_errors") == "not known":
@@ -309,7 +314,8 @@ class FitResult:
     def flags_in_words(self) -> list[str]:
         """The flags as a number, then each in a line."""
         return ["flags: " + (str(self.flags) if self.flags else "none"),
-                *(f"  - {text}" for text in describe(self.flags))]
+                *(f"  - {text} ({name})" for text, name in
+                  zip(describe(self.flags), names_of(self.flags), strict=True))]
 
     def _line(self, name: str, unit: str, truth: dict[str, float] | None) -> str:
         value, error = self.labels[name], self.errors[name]

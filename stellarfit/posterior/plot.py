@@ -54,7 +54,7 @@ def plot_corner(
     Raises
     ------
     ValueError
-        When there are hardly more samples than parameters.
+        When there are hardly more samples than parameters, and for what is no posterior.
     KeyError
         For a name that was not sampled.
     ImportError
@@ -68,6 +68,9 @@ def plot_corner(
         import corner
     except ImportError as error:
         raise ImportError("corner plots need corner: pip install 'stellarfit[plot]'") from error
+    if not hasattr(posterior, "samples"):
+        raise ValueError(f"got a {type(posterior).__name__}; pairs are drawn of a posterior, from "
+                         "stellarfit.sample")
     names = [names] if isinstance(names, str) else names
     names = posterior.names if names is None else tuple(names)
     if len(posterior.samples) <= len(names):
@@ -80,13 +83,13 @@ def plot_corner(
     text = 6.0 + 1.5 * (size - 0.9)
     figure = new_figure(LARGEST, LARGEST, constrained=False)
     samples = np.column_stack([posterior.of(n) for n in names])
+    enough = len(np.unique(samples, axis=0)) >= CONTOURED
     corner.corner(
         samples, fig=figure, range=[_range(column) for column in samples.T],
         labels=[titles.get(n, f"{n} (dex)") for n in names], truths=fitted, truth_color=MODEL,
         color=DATA, quantiles=[0.1587, 0.5, 0.8413], label_kwargs={"fontsize": text},
         max_n_ticks=3, labelpad=0.4 / size - 0.24, truth_kwargs={"lw": 0.8},
-        contour_kwargs={"linewidths": 0.6},
-        plot_contours=len(np.unique(samples, axis=0)) >= CONTOURED,
+        contour_kwargs={"linewidths": 0.6}, plot_contours=enough, plot_density=enough, quiet=True,
     )
     for name, axes in zip(names, figure.axes[::len(names) + 1], strict=True):
         low, median, high = posterior.interval(name)

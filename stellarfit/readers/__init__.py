@@ -76,9 +76,7 @@ def read(
     >>> spectrum = read("star.fits")                                 # doctest: +SKIP
     >>> spectrum = read("star.txt", medium="air")                    # doctest: +SKIP
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no spectrum at '{path}'")
+    path = _file(path)
     if format is not None and format not in READERS:
         raise ValueError(f"unknown format {format!r}; valid: {', '.join(READERS)}")
     try:
@@ -88,6 +86,16 @@ def read(
         raise ValueError(f"'{path}': {error}") from error
     except (LookupError, TypeError) as error:
         raise _lacking(path, error) from error
+
+
+def _file(path: str | Path) -> Path:
+    path = Path(path)
+    if path.is_dir():
+        raise FileNotFoundError(f"'{path}' is a folder: give its files, or all of it to fit_many "
+                                "(stellarfit survey run)")
+    if not path.is_file():
+        raise FileNotFoundError(f"no spectrum at '{path}'")
+    return path
 
 
 def _lacking(path: Path, error: Exception) -> ValueError:
@@ -128,9 +136,7 @@ def read_all(
     >>> for name, arms in read_all("coadd.fits").items():           # doctest: +SKIP
     ...     result = stellarfit.fit(arms)
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no spectrum at '{path}'")
+    path = _file(path)
     if hdu is None and format is None and is_table(path):
         found: dict[str, Spectrum | dict[str, Spectrum]] = {}
         for row, star in enumerate(TableOfSpectra(path, medium)):
@@ -144,8 +150,7 @@ def stars_of(
     hdu: int | str | None = None,
 ) -> dict[str, Spectrum | dict[str, Spectrum]]:
     """Return what :func:`read_all` does of a file that is no table of spectra."""
-    if not path.is_file():
-        raise FileNotFoundError(f"no spectrum at '{path}'")
+    path = _file(path)
     # A certain HDU is one star's.
     if hdu is None and format in (None, "fits") and read_bytes(path, 6) == b"SIMPLE":
         try:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -35,13 +36,16 @@ Stars = dict[str, Any]
 
 
 def _each(arms: Mapping[str, Callable[[], Spectrum]], where: str) -> dict[str, Spectrum]:
-    """Return the arms that can be read; the others are logged."""
-    seen = {}
+    """Return the arms that can be read; why the others cannot is logged, once where it is the same.
+    """
+    seen, unreadable = {}, defaultdict(list)
     for name, read in arms.items():
         try:
             seen[name] = read()
         except (ValueError, LookupError) as error:
-            logger.warning("%s, arm %s: %s", where, name, error)
+            unreadable[str(error)].append(name)
+    for why, names in unreadable.items():
+        logger.warning("%s, arm %s: %s", where, ", ".join(names), why)
     return seen
 
 
@@ -55,11 +59,14 @@ def desi(hdus: Any, path: Path, medium: str | None) -> Stars | None:
         raise ValueError(f"a DESI coadd without {', '.join(sorted(missing))}; fetch it again")
 
     def arm(key: str, row: int, name: str) -> Spectrum:
+        ivar = hdus[f"{key}_IVAR"].data[row]
+        if not (ivar > 0).any():
+            raise ValueError("no good pixel")
         mask, matrix = (hdus[f"{key}_{k}"].data[row] if f"{key}_{k}" in names else None
                         for k in ("MASK", "RESOLUTION"))
         return Spectrum(
             hdus[f"{key}_WAVELENGTH"].data, hdus[f"{key}_FLUX"].data[row],
-            ivar=hdus[f"{key}_IVAR"].data[row], mask=mask, medium="vacuum", name=name,
+            ivar=ivar, mask=mask, medium="vacuum", name=name,
             matrix=None if matrix is None else PixelMatrix.from_desi(matrix.astype(float)),
             meta={"file": path.name, "medium_from": "format", "frame": "barycentric",
                   "flux_unit": "1e-17 erg / (s cm2 Angstrom)"},

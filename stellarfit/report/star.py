@@ -78,6 +78,8 @@ def _fitted(fit: FitResult) -> Rows:
                      describe_parameter(name), remark))
     for name, value in (fit.provenance.get("fixed") or {}).items():
         rows.append((name, f"{value:g}", "", "", describe_parameter(name), "fixed"))
+    for name, value in (fit.provenance.get("held") or {}).items():
+        rows.append((name, f"{value:g}", "", "", describe_parameter(name), "held"))
     for name, other in (fit.provenance.get("tied") or {}).items():
         rows.append((name, "", "", "", describe_parameter(name), f"tied to {other}"))
     return rows

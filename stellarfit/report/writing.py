@@ -95,6 +95,8 @@ def _sorted(
     from astropy.table import Table
 
     one = isinstance(sources, (str, Path, FitResult, Posterior, Table))
+    if not (one or isinstance(sources, Iterable)):
+        raise ValueError(f"got a {type(sources).__name__}; expected files, results or a catalogue")
     given: Iterable[Any] = [sources] if one else sources
     stars: dict[str, FitResult | Posterior] = {}
     tables: dict[str, Table] = {}

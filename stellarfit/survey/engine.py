@@ -25,6 +25,7 @@ from threadpoolctl import threadpool_limits
 from emulators import Emulator
 from emulators.labels import unknown_names
 from stellarfit.calibration import Calibration, load_calibration
+from stellarfit.camera import missing_resolution
 from stellarfit.conclusion import conclude
 from stellarfit.continuum import as_continuum
 from stellarfit.fitting import METHODS, best_of
@@ -116,7 +117,7 @@ emulator_error, jitter, robust, correlation, seed
             raise ValueError(f"batch is {batch}; expected at least 1 star")
         self.batch, self.method = batch, method
         self.emulator = loaded(emulator, device)
-        _check_observing(instrument, resolution, continuum)
+        _check_observing(self.emulator, instrument, resolution, continuum)
         Noise(torch.ones(1, 1), correlation)
         if isinstance(calibration, (str, Path)):
             calibration = load_calibration(calibration)
@@ -230,7 +231,9 @@ def check_options(options: Mapping[str, Any]) -> None:
         raise TypeError(str(unknown_names(wrong, valid, "option")))
 
 
-def _check_observing(instrument: Any, resolution: Any, continuum: Any) -> None:
+def _check_observing(
+    emulator: Emulator, instrument: Any, resolution: Any, continuum: Any
+) -> None:
     """Say at once what is wrong with what each star would be observed with."""
     def each(given: Any) -> list[Any]:
         if isinstance(given, Mapping):
@@ -240,10 +243,10 @@ def _check_observing(instrument: Any, resolution: Any, continuum: Any) -> None:
     for name in each(instrument):
         for value in each(resolution) if instrument is not None else ():
             if name is not None:
-                instrument_for(name, value)
+                missing_resolution(instrument_for(name, value).resolution, emulator)
     for value in each(resolution) if instrument is None else ():
         if value is not None:
-            instrument_for(None, value)
+            missing_resolution(instrument_for(None, value).resolution, emulator)
     for value in each(continuum):
         as_continuum(3 if value is None else value)
 

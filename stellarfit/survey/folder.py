@@ -118,7 +118,7 @@ class Survey:
                 raise OtherSurveyError(
                     f"'{folder}' holds another survey, of {there.count} stars, and this is of "
                     f"{len(targets)}; other: {', '.join(other) or 'the files'}; give another "
-                    "folder")
+                    "folder, or remove this one")
             if plain.get("models") and not there.settings.get("models"):
                 raise OtherSurveyError(f"the survey in '{folder}' was begun without models, and "
                                        "shards that are done have none; give another folder")

@@ -52,10 +52,10 @@ def find_targets(inputs: str | Path | Iterable[str | Path], *, single: bool = Fa
     Raises
     ------
     ValueError
-        When there is nothing, or a file twice.
+        When there is nothing, no input exists, or a file is given twice.
     OSError
-        For a folder that cannot be listed.  What is missing, unreadable or an empty folder is a
-        target all the same: its row will say so.
+        For a folder that cannot be listed.  What is missing among others, unreadable or an empty
+        folder is a target all the same: its row will say so.
     """
     given = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
     files: list[str] = []
@@ -65,6 +65,9 @@ def find_targets(inputs: str | Path | Iterable[str | Path], *, single: bool = Fa
     if nothing:
         raise ValueError(f"no spectra in '{', '.join(map(str, given))}': give files, patterns or "
                          "folders")
+    if not any(Path(f).exists() or Path(f).is_symlink() for f in files):
+        raise ValueError(f"there is no '{files[0]}'"
+                         + (f", nor any other of {len(files)} inputs" if len(files) > 1 else ""))
     if twice := next((f for f, n in Counter(files).items() if n > 1), ""):
         raise ValueError(f"'{twice}' is given more than once: every input is one row")
     with warnings.catch_warnings():

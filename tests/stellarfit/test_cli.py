@@ -188,6 +188,8 @@ def test_options_that_make_no_sense_are_refused_in_a_line(star, tmp_path, argume
     ("stellarfit", ["fit", "-i"], "har", "harps"),
     ("stellarfit", ["fit", "-e"], "mgb-fgk-", "mgb-fgk-r20k"),
     ("emulators", [], "tr", "train"),
+    ("emulators", ["evaluate"], "mgb-b", "mgb-base"),
+    ("emulators", ["synthesize"], "halpha", "halpha-fgk"),
 ])
 def test_the_shell_completes_commands_options_and_names(program, words, begun, expected):
     from click.shell_completion import BashComplete

@@ -152,6 +152,38 @@ def test_no_broadening_is_no_limit(star, lines) -> None:
     assert "vmac" not in result.provenance["at_limit"]
 
 
+def test_what_was_held_is_told(star, lines) -> None:
+    assert "held: vmic = 1, vsini = 5, vmac = 0" in fit(
+        star, lines, fixed={"vmic": 1.0, "vsini": 5.0}).summary()
+    assert "rv = 0" in fit(star, lines, free=["teff", "fe_h"], fixed={"logg": 4.4, "vmic": 1.0}
+                           ).summary()
+
+
+@pytest.mark.parametrize(("options", "sentence"), [
+    ({"err": 0.1}, r"unknown option err \(did you mean uncertainty\?\)"),
+    ({"fix": {}}, r"did you mean fixed\?"),
+])
+def test_other_names_of_options_are_understood(star, lines, options, sentence) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        stellarfit.fit(star.wavelength, star.flux, resolution=20_000, emulator=lines, **options)
+
+
+def test_a_parameter_as_it_is_printed_is_recognised(star, lines) -> None:
+    with pytest.raises(ValueError, match=r"unknown parameter '\[Fe/H\]' \(did you mean fe_h\?\)"):
+        fit(star, lines, free=["teff", "[Fe/H]"])
+
+
+def test_a_folder_is_no_spectrum(star, lines, tmp_path) -> None:
+    with pytest.raises(FileNotFoundError, match="is a folder: give its files"):
+        stellarfit.fit(tmp_path, resolution=20_000, emulator=lines)
+
+
+def test_a_calibration_needs_to_know_the_star(star, lines) -> None:
+    with pytest.raises(ValueError, match="logg, vmic must be known of the star as well"):
+        stellarfit.calibrate(star, labels={"teff": 5772, "fe_h": 0.0}, emulator=lines,
+                             resolution=20_000)
+
+
 def test_a_calibration_says_which_options_it_decides(star, lines) -> None:
     with pytest.raises(ValueError, match="emulator_error: a calibration decides that itself"):
         stellarfit.calibrate(star, labels=STAR, emulator=lines, emulator_error=True)

@@ -34,6 +34,8 @@ def test_an_input_is_one_row_and_nothing_is_an_error(tmp_path: Path) -> None:
         find_targets(tmp_path / "empty")
     with pytest.raises(ValueError, match="no spectra"):
         find_targets([])
+    with pytest.raises(ValueError, match="there is no 'nosuch', nor any other of 2 inputs"):
+        find_targets(["nosuch", "gone.fits"])
 
 
 def as_fits(stars: list[Any], path: Path) -> None:

@@ -103,7 +103,7 @@ def _plot_pulls(left: Any, right: Any, arm: ArmFit) -> None:
     if not len(pulls):
         left.set_title(f"arm {arm.name}: no pixel used", fontsize=9)
         return
-    reach = float(np.clip(1.2 * np.percentile(np.abs(pulls), 99.8), 4.0, 30.0))
+    reach = float(np.clip(1.5 * np.percentile(np.abs(pulls), 98.0), 4.0, 30.0))
     left.set_ylim(-reach, reach)
     _show_covered(left, arm)
     bins = np.linspace(-reach, reach, 41)
@@ -138,7 +138,8 @@ def _plot_arm(top: Any, bottom: Any, arm: ArmFit) -> None:
     residual = 100.0 * (flux - model)
     bottom.plot(x, np.where(used, residual, np.nan), color=DATA, lw=0.6)
     bottom.axhline(0.0, color=MODEL, lw=0.8)
-    reach = max(0.5, np.nanpercentile(np.abs(residual[used]), 99.5) * 1.2)
+    # a few lines that the model has wrong leave the panel, and the others can be seen
+    reach = max(0.5, np.nanpercentile(np.abs(residual[used]), 98.0) * 1.5)
     bottom.set_ylim(-reach, reach)
     bottom.set_ylabel("residual (%)")
     bottom.set_xlabel(f"wavelength in {arm.spectrum.medium} (Å)")

@@ -157,7 +157,7 @@ def _reach(curves: dict[str, Array], used: NDArray[np.bool_]) -> tuple[float, fl
     """Return limits of the residuals likewise."""
     if not used.any():
         return -1.0, 1.0
-    reach = 1.3 * float(np.nanpercentile(np.abs(curves["residual"][used]), 99.5))
+    reach = 1.5 * float(np.nanpercentile(np.abs(curves["residual"][used]), 98.0))
     return -(reach or 1.0), reach or 1.0
 
 

@@ -184,8 +184,7 @@ def main(folder: Path, cores: int, repeat: int, compiled: bool, quick: bool) -> 
         ours = {OURS: emulators.load(bundle, medium="vacuum")}
         ours[f"{OURS}, bf16"] = copy.deepcopy(ours[OURS]).to(torch.bfloat16)
         for name, emulator in list(ours.items()) if compiled else []:
-            ours[f"{name}, compiled"] = fast = copy.deepcopy(emulator)
-            fast.network.spectrum = torch.compile(fast.network.spectrum)  # type: ignore
+            ours[f"{name}, compiled"] = emulator.compiled()
         payne = {**shape, "input_dim": N_LABEL, "out_dim": 1}
         peers = {TOOLKIT: Peer(TOOLKIT, folder, "toolkit.py", "serve", str(bundle)),
                  PAYNE: Peer(PAYNE, folder, "payne.py", json.dumps(payne))}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -137,6 +138,27 @@ class Emulator:
         """
         self.network.requires_grad_(False)
         return self
+
+    def compiled(self) -> Emulator:
+        """Return a copy whose spectra are made by code that torch compiles.
+
+        The first call takes some twenty seconds and needs a C++ compiler; the others less time
+        than before (`docs/speed.md`).  Fits, whose time goes into derivatives, gain little.
+
+        Raises
+        ------
+        ValueError
+            For another network than a transformer: their products leave nothing to gain.
+
+        Examples
+        --------
+        >>> fast = emulators.load("mgb-fgk").compiled()             # doctest: +SKIP
+        """
+        if not isinstance(self.network, Transformer):
+            raise ValueError(f"'{self.name}' is no transformer: there is nothing to gain")
+        fast = copy.deepcopy(self)
+        fast.network.spectrum = torch.compile(fast.network.spectrum)  # type: ignore
+        return fast
 
     @overload
     def __call__(

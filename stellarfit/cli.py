@@ -295,6 +295,8 @@ def _each(
     report: list[dict[str, Any]] = []
 
     def record(file: str, stem: str, make: Any) -> None:
+        if len(groups) == 1 and not as_json and sys.stderr.isatty():
+            click.echo(f"{stem} ...", err=True)
         try:
             report.append({"file": file, "name": stem, **make()})
         except FAILURES as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,12 @@ def at(emulator: Emulator) -> np.ndarray:
 def folder(emulator: Emulator, tmp_path: Path) -> Path:
     emulator.provenance, emulator.metrics = {"seed": 3}, {"mae": 0.01}
     return emulator.save(tmp_path / "saved")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("c++"), reason="needs a C++ compiler")
+def test_a_compiled_copy_gives_the_same_flux(emulator: Emulator, at: np.ndarray) -> None:
+    np.testing.assert_allclose(emulator.freeze().compiled()(SUN, at), emulator(SUN, at), atol=1e-5)
 
 
 def test_names_and_vectors_ask_for_the_same_star(emulator: Emulator, at: np.ndarray) -> None:

@@ -34,6 +34,7 @@ def folder(emulator: Emulator, tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("default::DeprecationWarning")  # of torch's own modules
 @pytest.mark.skipif(not shutil.which("c++"), reason="needs a C++ compiler")
 def test_a_compiled_copy_gives_the_same_flux(emulator: Emulator, at: np.ndarray) -> None:
     np.testing.assert_allclose(emulator.freeze().compiled()(SUN, at), emulator(SUN, at), atol=1e-5)

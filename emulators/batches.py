@@ -76,14 +76,13 @@ class Batches:
         rows = np.random.default_rng(recipe.seed).permutation(grid.rows("train"))
         self.size = min(recipe.batch, len(rows))
         if self.size % (world * recipe.accumulate):
-            few = self.size < recipe.batch
+            few, parts = self.size < recipe.batch, world * recipe.accumulate
             what = (f"the {self.size} training spectra, fewer than batch = {recipe.batch}," if few
                     else f"a batch of {self.size} spectra")
-            raise ValueError(
-                f"{what} cannot be shared by {world} processes in {recipe.accumulate} parts each: "
-                f"make batch a multiple of {world * recipe.accumulate}"
-                + (f", at most {self.size}, or accumulate less" if few else "")
-            )
+            cure = ("accumulate less, or take fewer processes" if few and parts > self.size else
+                    f"make batch a multiple of {parts}" + (f", at most {self.size}" if few else ""))
+            raise ValueError(f"{what} cannot be shared by {world} processes in "
+                             f"{recipe.accumulate} parts each: {cure}")
         self.slots = range(rank, self.size, world)
         self._strata = {slot: np.sort(rows[slot::self.size]) for slot in self.slots}
         self.rows: NDArray[np.int64] = np.sort(np.concatenate(list(self._strata.values())))

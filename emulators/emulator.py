@@ -143,7 +143,8 @@ class Emulator:
         """Return a copy whose spectra are made by code that torch compiles.
 
         The first call takes some twenty seconds and needs a C++ compiler; the others less time
-        than before (`docs/speed.md`).  Fits, whose time goes into derivatives, gain little.
+        than before (`docs/speed.md`).  Fits, whose time goes into derivatives, gain little.  It
+        stays where and as precise as it is: move it before.
 
         Raises
         ------
@@ -157,6 +158,7 @@ class Emulator:
         if not isinstance(self.network, Transformer):
             raise ValueError(f"'{self.name}' is no transformer: there is nothing to gain")
         fast = copy.deepcopy(self)
+        fast.network.__dict__.pop("spectrum", None)  # compiled before, for another network
         fast.network.spectrum = torch.compile(fast.network.spectrum)  # type: ignore
         return fast
 

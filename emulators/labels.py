@@ -44,8 +44,10 @@ def unknown_names(
 
     Of dozens of abundances it says how they are spelled.
     """
-    plain = [re.sub(r"\W+", "_", n.lower()).strip("_") for n in names]  # [Fe/H]
-    guesses = [g for n in plain for g in get_close_matches(n, valid, n=1)]
+    plain = {v.lower(): v for v in valid}
+    guesses = [plain[g] for n in names
+               for g in get_close_matches(re.sub(r"\W+", "_", n.lower()).strip("_"),  # [Fe/H]
+                                          plain, n=1)]
     hint = f" (did you mean {', '.join(guesses)}?)" if guesses else ""
     ratios = [n for n in valid if n != "fe_h" and n.endswith(("_h", "_fe"))]
     listed = list(valid)

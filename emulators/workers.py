@@ -148,6 +148,7 @@ class Workers:
                 wait()
             except KilledWorker:
                 suspects += index.tolist()
+                cancelled = 0
             pending.update(list(more()))
         # Who was with the culprit when it took the process is blamed as well: each by itself.
         while suspects:
@@ -160,6 +161,7 @@ class Workers:
                 continue
             except KilledWorker:
                 yield self.maker.lost(alone, ENDED)
+                cancelled = 0
             del suspects[0]
 
     def _one_by_one(self, tasks: list[NDArray[np.int64]]) -> Iterator[Any]:

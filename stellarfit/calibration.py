@@ -119,8 +119,8 @@ def calibrate(
     spectrum, flux
         As in :func:`stellarfit.fit`; of high signal-to-noise, for its noise is learnt too.
     labels : mapping of str to float
-        What is known of the star: ``teff``, ``logg``, ``vmic``, ``fe_h`` and any ratios that
-        are not solar.
+        What is known of the star: all labels that are no abundances (``teff``, ``logg``,
+        ``vmic``), ``fe_h``, and any ratios that are not solar.
     free : tuple of str
         What is fitted nevertheless.
     **fit_options
@@ -135,7 +135,7 @@ def calibrate(
     Raises
     ------
     ValueError, FileNotFoundError
-        As :func:`stellarfit.fit`.
+        As :func:`stellarfit.fit`, and when something is not known of the star.
 
     Examples
     --------
@@ -151,7 +151,8 @@ def calibrate(
         raise ValueError(f"{', '.join(taken)}: a calibration decides that itself; say what is "
                          "known of the star with labels=")
     emulator = loaded(fit_options.pop("emulator", DEFAULT_EMULATOR))
-    if missing := [n for n in emulator.labels.names if n not in (*labels, *free)
+    known = {*labels, *free, *(fit_options.get("tied") or ())}
+    if missing := [n for n in emulator.labels.names if n not in known
                    and (n == "fe_h" or not is_abundance(n)) and n != "he_frac"]:
         raise ValueError(f"{', '.join(missing)} must be known of the star as well: "
                          f"labels={{'{missing[0]}': ...}}, -l {missing[0]}=...")

@@ -353,12 +353,17 @@ def _read(group: list[str], medium: str | None, targets: tuple[str, ...]) -> dic
     if len(group) > 1:
         return {stem: [stellarfit.read(f, **known) for f in group]}
     stars = stellarfit.read_all(group[0], **known)
-    if not targets:
-        return {stem: next(iter(stars.values()))} if len(stars) == 1 else {
-            f"{stem}-{harmless(name)}": star for name, star in stars.items()}
     if missing := [t for t in targets if t not in stars]:
         raise ValueError(f"no target {', '.join(missing)}; the file has {', '.join(stars)}")
-    return {f"{stem}-{harmless(t)}": stars[t] for t in targets}
+    if not targets and len(stars) == 1:
+        return {stem: next(iter(stars.values()))}
+    found: dict[str, Any] = {}
+    for name in targets or stars:
+        key = f"{stem}-{harmless(name)}"
+        while key in found:  # made harmless, two names may be one
+            key += "_"
+        found[key] = stars[name]
+    return found
 
 
 def _report(where: str, error: Exception) -> str:

@@ -66,8 +66,9 @@ def opened(path: str | Path, what: str, format: str) -> Iterator[Any]:
     try:
         with h5py.File(path, "r") as file:
             if file.attrs.get("format") != format:
-                raise ValueError(f"'{path}' is no {what}, but "
-                                 f"{file.attrs.get('format', 'a file of others')!r}")
+                found = file.attrs.get("format")
+                said = f" (its format is {found!r})" if found else ""
+                raise ValueError(f"'{path}' is no {what} of stellarfit's{said}")
             yield file
     except (OSError, LookupError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"'{path}' is not a readable {what}: {error}") from error

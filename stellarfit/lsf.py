@@ -29,7 +29,6 @@ from torch import Tensor
 
 from stellarfit.constants import SIGMA_PER_FWHM
 
-#: sigma of a Gaussian in units of its full width at half maximum
 #: the band reaches this many sigma beyond the pixel: what lies outside a Gaussian is 6e-7,
 #: outside one with h4 = 0.1 it is 3e-5
 REACH = 5.0

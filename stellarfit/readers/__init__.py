@@ -84,7 +84,7 @@ def read(
         return _spectrum(content, path, medium)
     except ValueError as error:
         raise ValueError(f"'{path}': {error}") from error
-    except (LookupError, TypeError) as error:
+    except LookupError as error:
         raise _lacking(path, error) from error
 
 
@@ -162,7 +162,7 @@ def stars_of(
             return {spectrum.name: spectrum}
         except ValueError as error:
             raise ValueError(f"'{path}': {error}") from error
-        except (LookupError, TypeError) as error:
+        except LookupError as error:
             raise _lacking(path, error) from error
     spectrum = read(path, medium=medium, format=format, hdu=hdu)
     return {spectrum.name: spectrum}

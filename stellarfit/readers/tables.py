@@ -97,7 +97,8 @@ class TableOfSpectra(Sequence[Spectrum]):
             raise ValueError(f"'{path}' does not say whether its wavelengths are in air or "
                              "vacuum; give medium='air' or medium='vacuum' (--medium)")
         self.medium: str = known
-        source = "argument" if medium else self._read.said.get("medium_from", "header")
+        said_by = "header" if named else self._read.said.get("medium_from", "header")
+        source = "argument" if medium else said_by
         self._meta = {"file": path.name, "medium_from": source}
         if self._read.frame:
             self._meta["frame"] = self._read.frame
@@ -118,11 +119,12 @@ class TableOfSpectra(Sequence[Spectrum]):
         if not -len(self) <= row < len(self):
             raise IndexError(f"'{self.path}' has {len(self)} rows")
         row = int(row) % len(self)
-        name = row if self._name is None else self._read.cell(self._name.name, row)
+        name = None if self._name is None else self._read.cell(self._name.name, row)
         cells = [Column(n, self._read.cell(n, row), self._read.units.get(n, ""))
                  for n in self._columns]
         # one number about flags is the star's, not its pixels'
-        cells = [c for c in cells if np.ndim(c.values) or c.words[0] not in MASK]
+        cells = [c for c in cells if np.ndim(c.values)
+                 or not (c.values is None or c.words[0] in MASK)]
         if self._read.shared is not None and find(cells, (*WAVELENGTH, *LOG_WAVELENGTH)) is None:
             cells.append(Column("wavelength", self._read.shared))
         try:
@@ -131,7 +133,8 @@ class TableOfSpectra(Sequence[Spectrum]):
             return Spectrum(
                 content.wavelength, content.flux, ivar=content.ivar,
                 uncertainty=content.uncertainty, mask=content.mask, resolution=content.resolution,
-                medium=self.medium, meta={**self._meta, **content.meta}, name=str(name).strip())
+                medium=self.medium, meta={**self._meta, **content.meta},
+                name=str(row if name is None else name).strip())
         except ValueError as error:
             raise ValueError(f"'{self.path}', row {row}: {error}") from error
 

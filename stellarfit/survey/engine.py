@@ -29,7 +29,7 @@ from stellarfit.camera import missing_resolution
 from stellarfit.conclusion import conclude
 from stellarfit.continuum import as_continuum
 from stellarfit.fitting import METHODS, best_of
-from stellarfit.instrument import instrument_for
+from stellarfit.instrument import Instrument, instrument_for
 from stellarfit.noise import Noise
 from stellarfit.observation import Observation, observe
 from stellarfit.parameters import Parameters, make_parameters
@@ -117,7 +117,12 @@ emulator_error, jitter, robust, correlation, seed
             raise ValueError(f"batch is {batch}; expected at least 1 star")
         self.batch, self.method = batch, method
         self.emulator = loaded(emulator, device)
-        _check_observing(self.emulator, instrument, resolution, continuum)
+        _check_observing(instrument, resolution, continuum)
+        one = instrument if instrument is not None else resolution
+        if isinstance(one, (str, Path, int, float, Instrument)) and "resolution" not in (
+                fixed or {}):
+            known = instrument_for(instrument, None if instrument is not None else resolution)
+            missing_resolution(known.resolution, self.emulator)
         Noise(torch.ones(1, 1), correlation)
         if isinstance(calibration, (str, Path)):
             calibration = load_calibration(calibration)
@@ -231,9 +236,7 @@ def check_options(options: Mapping[str, Any]) -> None:
         raise TypeError(str(unknown_names(wrong, valid, "option")))
 
 
-def _check_observing(
-    emulator: Emulator, instrument: Any, resolution: Any, continuum: Any
-) -> None:
+def _check_observing(instrument: Any, resolution: Any, continuum: Any) -> None:
     """Say at once what is wrong with what each star would be observed with."""
     def each(given: Any) -> list[Any]:
         if isinstance(given, Mapping):
@@ -243,10 +246,10 @@ def _check_observing(
     for name in each(instrument):
         for value in each(resolution) if instrument is not None else ():
             if name is not None:
-                missing_resolution(instrument_for(name, value).resolution, emulator)
+                instrument_for(name, value)
     for value in each(resolution) if instrument is None else ():
         if value is not None:
-            missing_resolution(instrument_for(None, value).resolution, emulator)
+            instrument_for(None, value)
     for value in each(continuum):
         as_continuum(3 if value is None else value)
 

@@ -71,7 +71,7 @@ def fit_many(
     ------
     ValueError, TypeError, FileNotFoundError
         For settings that no star could be fitted with, unknown options, a file given twice, and
-        when there is no such emulator; never for a star.
+        when there is no such emulator, or none of the files; never for a star.
     ModuleNotFoundError
         For Parquet without pyarrow.
 

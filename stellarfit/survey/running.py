@@ -270,8 +270,8 @@ def run(
     OtherSurveyError
         When the folder holds a survey of other inputs or settings.
     ValueError, TypeError, FileNotFoundError
-        For settings that no star could be fitted with, unknown options, and when there is no such
-        emulator.
+        For settings that no star could be fitted with, unknown options, a file given twice, and
+        when there is no such emulator, or none of the files.
     """
     settings = {**options, **({"batch": batch} if batch is not None else {}),
                 **({"medium": medium} if medium else {}), **({"models": True} if models else {})}

@@ -195,7 +195,8 @@ def test_a_batch_is_no_larger_than_the_grid(grid: Grid, emulator: Emulator) -> N
     (8, 4, 3, "a batch of 8 spectra cannot be shared by 3 processes in 4 parts each: make batch a "
               "multiple of 12"),
     (100, 5, 1, "the 48 training spectra, fewer than batch = 100, cannot be shared by 1 processes "
-                "in 5 parts each: make batch a multiple of 5, at most 48, or accumulate less"),
+                "in 5 parts each: make batch a multiple of 5, at most 48"),
+    (100, 100, 1, "in 100 parts each: accumulate less, or take fewer processes"),
 ])
 def test_a_batch_that_cannot_be_shared_is_refused(
     grid: Grid, emulator: Emulator, batch: int, accumulate: int, world: int, sentence: str

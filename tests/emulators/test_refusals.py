@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import h5py
 import numpy as np
@@ -172,7 +173,13 @@ def test_tensorboard_that_is_not_installed_is_said_to_be_missing(
 def test_a_solution_in_closed_form_is_written_for_tensorboard_too(
     grid: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    boards = []
-    monkeypatch.setattr(Run, "tensorboard", lambda run: nullcontext(boards.append(run)))
+    board = Mock()
+
+    @contextmanager
+    def on(run: Run) -> Iterator[None]:
+        run._board = board
+        yield
+
+    monkeypatch.setattr(Run, "tensorboard", on)
     train(grid, network="cannon", out=tmp_path, tensorboard=True, progress=False)
-    assert len(boards) == 1
+    assert "mae" in {call.args[0] for call in board.add_scalar.call_args_list}

@@ -55,14 +55,15 @@ def test_names_inside_a_file_stay_in_the_output_folder(star, tmp_path):
     from astropy.table import Table
 
     wavelength, flux, sigma = np.loadtxt(star).T
-    names = ["../evil", "NGC 104/12"]
-    Table({"wavelength": [wavelength] * 2, "flux": [flux] * 2, "err": [sigma] * 2, "name": names},
+    names = ["../evil", "NGC 104/12", "NGC/104 12"]
+    Table({"wavelength": [wavelength] * 3, "flux": [flux] * 3, "err": [sigma] * 3, "name": names},
           meta={"MEDIUM": "air"}).write(tmp_path / "t.fits")
     out = tmp_path / "deep" / "out"
     done = run("fit", tmp_path / "t.fits", *FEW, "--no-plot", "-o", out)
     assert done.exit_code == 0, done.output
-    assert {p.name for p in out.rglob("*.h5")} == {"t-.._evil.h5", "t-NGC_104_12.h5"}
-    assert list(tmp_path.rglob("*.h5")) == list(out.glob("*.h5"))
+    assert {p.name for p in out.rglob("*.h5")} == {
+        "t-.._evil.h5", "t-NGC_104_12.h5", "t-NGC_104_12_.h5"}
+    assert len(list(tmp_path.rglob("*.h5"))) == len(list(out.glob("*.h5"))) == 3
 
 
 @pytest.mark.parametrize(("arguments", "code", "message"), [
@@ -190,6 +191,7 @@ def test_options_that_make_no_sense_are_refused_in_a_line(star, tmp_path, argume
     ("emulators", [], "tr", "train"),
     ("emulators", ["evaluate"], "mgb-b", "mgb-base"),
     ("emulators", ["synthesize"], "halpha", "halpha-fgk"),
+    ("stellarfit", ["fit", "-e", "/tmp/x", "--instr"], "--instr", "--instrument"),
 ])
 def test_the_shell_completes_commands_options_and_names(program, words, begun, expected):
     from click.shell_completion import BashComplete

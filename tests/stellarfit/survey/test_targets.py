@@ -144,6 +144,20 @@ def test_units_and_frame_of_a_table_are_those_of_a_file(
         assert read[0].frame == "barycentric"
 
 
+def test_what_a_row_of_parquet_lacks_is_left_out(tmp_path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    flux = np.random.default_rng(0).normal(1.0, 0.01, 50)
+    table = arrow.table({"wavelength_vac": [np.arange(5000.0, 5050.0)] * 2, "flux": [flux] * 2,
+                         "ivar": [np.full(50, 1e4), None], "name": ["a", None]})
+    parquet.write_table(table, tmp_path / "t.parquet")
+    given, lacking = TableOfSpectra(tmp_path / "t.parquet")
+    assert (given.name, given.noise_estimated) == ("a", False)
+    assert (lacking.name, lacking.noise_estimated) == ("1", True)
+    assert (lacking.medium, lacking.meta["medium_from"]) == ("vacuum", "header")
+
+
 def test_an_empty_table_is_a_row_too(cannon: Path, tmp_path: Path) -> None:
     arrow = pytest.importorskip("pyarrow")
     from pyarrow import parquet

@@ -10,7 +10,7 @@ import torch
 from emulators.emulator import Emulator
 from emulators.error_model import ErrorModel
 from emulators.grid import Grid
-from emulators.metrics import emulate
+from emulators.metrics import comparable, emulate
 
 
 def measure_errors(
@@ -38,12 +38,7 @@ def measure_errors(
         When the grid is in the other medium, has other pixels than the emulator or lacks one of
         its labels; when the split has no spectra, or a flux of it is not finite.
     """
-    grid = grid if isinstance(grid, Grid) else Grid(grid)
-    rows = grid.rows(split)
-    if len(rows) == 0:
-        raise ValueError(f"{grid!r} has no {split} spectra: choose others with split=")
-    if grid.medium != emulator.medium:
-        raise ValueError(f"{grid!r} is not in {emulator.medium}, as '{emulator.name}' is")
+    grid, rows = comparable(emulator, grid, split)
     # To a thousandth of a pixel: a fit takes the errors to be at the training pixels.
     if len(emulator.pixels) != grid.n_pix or not np.allclose(
             grid.wavelength, emulator.pixels, rtol=1e-3 * emulator.log_step, atol=0.0):

@@ -149,12 +149,7 @@ def evaluate(
         When the grid is in the other medium, reaches beyond the emulator's wavelengths,
         lacks one of its labels, or has no spectrum, or no finite flux, in that split.
     """
-    grid = grid if isinstance(grid, Grid) else Grid(grid)
-    rows = grid.rows(split)
-    if len(rows) == 0:
-        raise ValueError(f"{grid!r} has no {split} spectra: choose others with split= (--split)")
-    if grid.medium != emulator.medium:
-        raise ValueError(f"{grid!r} is not in {emulator.medium}, as '{emulator.name}' is")
+    grid, rows = comparable(emulator, grid, split)
     low, high = emulator.wavelength_range
     if grid.wavelength[0] < low - 1e-6 or grid.wavelength[-1] > high + 1e-6:
         raise ValueError(f"{grid!r} reaches beyond {low:.2f}-{high:.2f} Å of '{emulator.name}'")
@@ -166,6 +161,19 @@ def evaluate(
     for some in groups:
         tally.add(emulate(emulator, grid, some), judged_flux(grid, some))
     return tally.metrics()
+
+
+def comparable(
+    emulator: Emulator, grid: Grid | str | Path, split: str
+) -> tuple[Grid, NDArray[np.int64]]:
+    """Return the grid and the rows of a split, if it has some and is in the emulator's medium."""
+    grid = grid if isinstance(grid, Grid) else Grid(grid)
+    rows = grid.rows(split)
+    if len(rows) == 0:
+        raise ValueError(f"{grid!r} has no {split} spectra: choose others with split= (--split)")
+    if grid.medium != emulator.medium:
+        raise ValueError(f"{grid!r} is not in {emulator.medium}, as '{emulator.name}' is")
+    return grid, rows
 
 
 def judged_flux(grid: Grid, rows: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -29,7 +29,7 @@ from stellarfit.camera import missing_resolution
 from stellarfit.conclusion import conclude
 from stellarfit.continuum import as_continuum
 from stellarfit.fitting import METHODS, best_of
-from stellarfit.instrument import Instrument, instrument_for
+from stellarfit.instrument import instrument_for
 from stellarfit.noise import Noise
 from stellarfit.observation import Observation, observe
 from stellarfit.parameters import Parameters, make_parameters
@@ -118,11 +118,11 @@ emulator_error, jitter, robust, correlation, seed
         self.batch, self.method = batch, method
         self.emulator = loaded(emulator, device)
         _check_observing(instrument, resolution, continuum)
-        one = instrument if instrument is not None else resolution
-        if isinstance(one, (str, Path, int, float, Instrument)) and "resolution" not in (
-                fixed or {}):
-            known = instrument_for(instrument, None if instrument is not None else resolution)
-            missing_resolution(known.resolution, self.emulator)
+        # Of several arms some may be left out, and a resolution that is fixed stands instead.
+        of_arms = any(isinstance(g, (Mapping, list, tuple)) for g in (instrument, resolution))
+        given = not of_arms and (instrument is not None or resolution is not None)
+        if given and "resolution" not in (fixed or {}):
+            missing_resolution(instrument_for(instrument, resolution).resolution, self.emulator)
         Noise(torch.ones(1, 1), correlation)
         if isinstance(calibration, (str, Path)):
             calibration = load_calibration(calibration)

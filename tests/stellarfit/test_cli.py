@@ -191,7 +191,6 @@ def test_options_that_make_no_sense_are_refused_in_a_line(star, tmp_path, argume
     ("emulators", [], "tr", "train"),
     ("emulators", ["evaluate"], "mgb-b", "mgb-base"),
     ("emulators", ["synthesize"], "halpha", "halpha-fgk"),
-    ("stellarfit", ["fit", "-e", "/tmp/x", "--instr"], "--instr", "--instrument"),
 ])
 def test_the_shell_completes_commands_options_and_names(program, words, begun, expected):
     from click.shell_completion import BashComplete
@@ -201,6 +200,15 @@ def test_the_shell_completes_commands_options_and_names(program, words, begun, e
     command = main if program == "stellarfit" else of_emulators
     shell = BashComplete(command, {}, program, f"_{program.upper()}_COMPLETE")
     assert expected in [c.value for c in shell.get_completions(words, begun)]
+
+
+@pytest.mark.parametrize("begun", ["/", "../", "[", "no such name"])
+def test_what_is_no_name_completes_to_none(begun):
+    from emulators.completion import emulator_names, recipe_names
+    from stellarfit.cli_options import instruments
+
+    for complete in (emulator_names, recipe_names, instruments):
+        assert complete(None, None, begun) == []
 
 
 @pytest.mark.parametrize("program", ["stellarfit", "emulators"])

@@ -158,6 +158,16 @@ def test_a_calibration_that_is_not_there_is_said_at_once(cannon: Path) -> None:
         Engine(emulator=cannon, calibration="nope.h5", **SETTINGS)
 
 
+def test_spectra_sharper_than_the_emulator_are_refused_before_any_is_read() -> None:
+    student = "mgb-fgk-r20k"  # of R = 30,000
+    with pytest.raises(ValueError, match=r"trained on spectra of R = 30000.*R = 60000"):
+        Engine(emulator=student, resolution=60_000)
+    with pytest.raises(ValueError, match=r"cannot show what an instrument of R = 115000"):
+        Engine(emulator=student, instrument="harps")
+    Engine(emulator=student, resolution={"b": 15_000, "r": 60_000})  # r may lie elsewhere
+    Engine(emulator=student, resolution=60_000, fixed={"resolution": 15_000})
+
+
 def test_names_may_be_given_as_one_text(cannon: Path) -> None:
     text = Engine(emulator=cannon, **{**SETTINGS, "free": "teff, logg,fe_h,mg_fe,rv"})
     assert text.parameters.names == tuple(SETTINGS["free"])

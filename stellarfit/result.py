@@ -239,7 +239,7 @@ class FitResult:
                 for n, unit in zip(self.names, self.units, strict=True)]
         title, *facts = self._facts
         return shown(title, rows, head=("parameter", "value", "error", "unit"),
-                     notes=[*facts, *self.limits, *self.flags_in_words])
+                     notes=[*facts, *self.held, *self.limits, *self.flags_in_words])
 
     def summary(self, truth: dict[str, float] | None = None) -> str:
         """Return the result as a text to read.
@@ -257,7 +257,7 @@ class FitResult:
         ]
         for n, unit in zip(self.names, self.units, strict=True):
             lines.append(self._line(n, unit, truth))
-        notes = self.limits + _left_out(self.provenance.get("left_out", {}))
+        notes = self.held + self.limits + _left_out(self.provenance.get("left_out", {}))
         if "rv" in self.names:
             frame = self.provenance.get("frame", "unknown")
             notes.append(f"rv is {frame}" if frame != "unknown"
@@ -292,14 +292,15 @@ class FitResult:
         ]
 
     @property
-    def limits(self) -> list[str]:
-        """Sentences on what was held, what the errors leave out, and which parameters are at, or
-        are, limits.
-        """
-        found = []
+    def held(self) -> list[str]:
+        """A sentence on what was fixed, or held at 0 since nobody mentioned it; none if nothing."""
         known = {**self.provenance.get("fixed", {}), **self.provenance.get("held", {})}
-        if known:
-            found.append("held: " + ", ".join(f"{n} = {v:g}" for n, v in known.items()))
+        return ["held: " + ", ".join(f"{n} = {v:g}" for n, v in known.items())] if known else []
+
+    @property
+    def limits(self) -> list[str]:
+        """Sentences on what the errors leave out, and on parameters that are at, or are, limits."""
+        found = []
         if at_limit := self.provenance.get("at_limit"):
             found.append(f"at a limit: {', '.join(at_limit)}")
         if self.provenance.get("emulator_errors") == "not known":

@@ -189,7 +189,7 @@ class Posterior:
     @property
     def notes(self) -> list[str]:
         """What to know of the parameters before believing their intervals, and the flags."""
-        return ["of the fit:", *self.fit.limits, *self.fit.flags_in_words]
+        return ["of the fit:", *self.fit.held, *self.fit.limits, *self.fit.flags_in_words]
 
     def corner(self, path: str | Path | None = None, names: Sequence[str] | None = None) -> Any:
         """Draw all pairs of parameters; return the figure, or write it to `path`."""

@@ -43,6 +43,15 @@ def test_the_page_has_labels_errors_and_flags_in_words(page, result):
     assert "logg</td>" in body  # fixed
 
 
+def test_what_was_held_is_in_the_table_and_no_warning(result):
+    provenance = {**result.provenance, "at_limit": [], "emulator_errors": "taken in",
+                  "held": {"vmac": 0.0}}
+    verdicts = dict.fromkeys(result.verdicts, "measured")
+    body = body_of(star_page(replace(result, flags=0, provenance=provenance, verdicts=verdicts)))
+    assert '<div class="flags none">' in body
+    assert "vmac</td>" in body
+
+
 def test_no_name_becomes_a_script_and_nothing_is_loaded(page):
     for evil in EVIL:
         assert evil not in page
